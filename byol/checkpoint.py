@@ -1,0 +1,94 @@
+"""Checkpoints: dicts of plain types and tensors, written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from byol.encoder import Encoder
+from byol.errors import UserError
+from byol.run_folder import make_folder
+
+ENCODER, TRAINING, CLASSIFIER = "byol-encoder", "byol-training", "byol-classifier"
+_WRITTEN_BY = {
+    ENCODER: "an encoder that train_byol.py wrote at the end of a run (byol.pt)",
+    TRAINING: "a state of training (last.pt of a run folder)",
+    CLASSIFIER: "a classifier that train_classifier.py wrote",
+}
+
+
+def write_atomically(path: str | Path, blob: bytes) -> None:
+    """Write a file under a temporary name in the same folder, flush it, and rename it.
+
+    At any instant `path` is the old file or the new one. Raises `OSError`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raises `UserError` if a file could not be written at `path`: better now than at the end."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file to write")
+    make_folder(path.parent, f"{path}")
+
+
+def save(path: str | Path, kind: str, content: dict) -> None:
+    """Save `content` (plain types and tensors) as a checkpoint of one of the three kinds."""
+    buffer = io.BytesIO()
+    torch.save({"kind": kind, **content}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: str | Path, kind: str) -> dict:
+    """Read a checkpoint of the given kind onto the CPU. No code in the file can run.
+
+    Raises `UserError` for a file that is missing, damaged, holds code, or is of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; train_byol.py writes one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = "it holds more than weights" if "weights_only" in str(error) else "it is damaged"
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}; give another") from None
+    found = content.get("kind") if isinstance(content, dict) else None
+    if found != kind:
+        what = _WRITTEN_BY.get(found, "not a checkpoint of this project")
+        raise UserError(f"{path} is {what}; this needs {_WRITTEN_BY[kind]}")
+    return content
+
+
+def encoder_weights(encoder: Encoder) -> dict[str, torch.Tensor]:
+    """The encoder's state on the CPU, under the names of torchvision's ResNet."""
+    return {k: v.detach().cpu().contiguous().clone() for k, v in encoder.state_dict().items()}
+
+
+def load_encoder(content: dict, path: str | Path) -> Encoder:
+    """The encoder of a checkpoint of kind `byol-encoder`. Raises `UserError` if it is damaged."""
+    try:
+        encoder = Encoder(content["arch"], content["stem"])
+        encoder.load_state_dict(content["encoder"], strict=True)
+    except (KeyError, RuntimeError, TypeError, AttributeError):
+        raise UserError(f"{path} is incomplete: its encoder does not load; give another") from None
+    return encoder
+
+
+def head_weights(head: nn.Linear) -> dict[str, torch.Tensor]:
+    """Weight (classes, dim) and bias (classes,) of a linear head, on the CPU."""
+    return {k: v.detach().cpu().clone() for k, v in head.state_dict().items()}

@@ -1,0 +1,242 @@
+"""Settings: dataclass defaults < a TOML file < flags. Each field is a key and a flag.
+
+A TOML file holds differences only. Keys at its top are read by every script that has them;
+`[pretrain]` and `[classifier]` hold what belongs to one script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from byol.encoder import ARCHITECTURES, STEMS
+from byol.errors import UserError
+from byol.optim import DEFAULTS as OPTIMIZERS
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+AMP = ("auto", "bf16", "fp16", "off")
+RECIPE_NAMES = ("photos", "small", "cartoons")
+
+
+def option(default, help: str, *, choices=None, low=None, high=None):
+    """A dataclass field with its help line and its limits (inclusive)."""
+    metadata = {"help": help, "choices": choices, "low": low, "high": high}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Shared:
+    """What both training scripts need to agree on."""
+
+    data: str = option("cats-vs-dogs", "cats-vs-dogs, cifar10, cartoons, a folder or an archive")
+    image_size: int = option(150, "side of the network's input in pixels", low=8, high=1024)
+    store_size: int | None = option(
+        None, "side of the stored photos (default: 1.2 x image size)", low=8, high=2048
+    )
+    labels: int = option(250, "labelled images, balanced over the classes", low=0)
+    holdout: int = option(0, "images that neither script ever trains on", low=0)
+    split_seed: int = option(0, "which images are labelled and held out", low=0)
+    arch: str = option("resnet18", "encoder", choices=tuple(ARCHITECTURES))
+    stem: str = option("imagenet", "first layers of the encoder", choices=STEMS)
+    mean: list[float] = option([0.485, 0.456, 0.406], "normalisation: mean of R, G, B in 0..1")
+    std: list[float] = option([0.229, 0.224, 0.225], "normalisation: deviation of R, G, B")
+    seed: int = option(0, "weights, order of images and augmentations", low=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    amp: str = option("auto", "mixed precision", choices=AMP)
+
+    @property
+    def stored_side(self) -> int:
+        """Side of the stored photos: `store_size`, else 1.2 x image size up to a multiple of 4."""
+        return self.store_size or -(-self.image_size * 12 // 40) * 4
+
+
+@dataclass
+class PretrainConfig(Shared):
+    """`train_byol.py`."""
+
+    section: typing.ClassVar[str] = "pretrain"
+
+    recipe: str = option("photos", "augmentations of the two views", choices=RECIPE_NAMES)
+    epochs: int = option(300, "passes over the unlabelled images", low=1)
+    batch_size: int = option(256, "images per optimizer step", low=2)
+    accumulate: int = option(1, "pieces that a batch is split into, to save memory", low=1)
+    optimizer: str = option("lars", "optimizer", choices=tuple(OPTIMIZERS))
+    lr: float | None = option(None, "base rate, times batch / 256 (default: the optimizer's)", low=0)
+    weight_decay: float | None = option(None, "weight decay (default: the optimizer's)", low=0)
+    warmup_epochs: float = option(10.0, "epochs of linear warm-up", low=0)
+    tau0: float = option(0.99, "tau of the target's moving average at the start", low=0, high=1)
+    hidden_dim: int = option(4096, "hidden width of projector and predictor", low=1)
+    projection_dim: int = option(256, "output width of projector and predictor", low=2)
+    log_every: int = option(10, "steps between two lines of metrics.jsonl", low=1)
+    run_dir: str = option("runs/byol", "folder for config, metrics and checkpoints")
+    out: str = option("byol.pt", "file for the finished encoder")
+    resume: bool = option(False, "go on from the last checkpoint of the run folder")
+    overwrite: bool = option(False, "start anew in a run folder that holds a run")
+
+
+@dataclass
+class ClassifierConfig(Shared):
+    """`train_classifier.py`."""
+
+    section: typing.ClassVar[str] = "classifier"
+
+    init: str = option("random", "random, or a file that train_byol.py wrote")
+    freeze: bool = option(False, "train the linear head alone on the frozen encoder")
+    label_seed: int | None = option(
+        None, "which images are labelled, apart from the holdout (default: split seed)", low=0
+    )
+    epochs: int = option(100, "passes over the labelled images", low=1)
+    batch_size: int = option(50, "images per optimizer step", low=2)
+    optimizer: str = option("adamw", "optimizer", choices=tuple(OPTIMIZERS))
+    lr: float = option(1e-3, "peak learning rate of the full model", low=0)
+    weight_decay: float = option(1e-2, "weight decay of the full model", low=0)
+    frozen_lr: float = option(1e-2, "peak learning rate of a head on frozen features", low=0)
+    frozen_weight_decay: float = option(1.0, "weight decay of a head on frozen features", low=0)
+    warmup_epochs: float = option(5.0, "epochs of linear warm-up", low=0)
+    run_dir: str | None = option(None, "run folder (default: runs/classifier-{init}-{part}[-seedN])")
+
+
+def parse(config_class, argv: list[str] | None, default_file: str):
+    """Defaults, then the TOML file of `--config`, then the flags of `argv` -> a checked config.
+
+    Returns the config and the names of the fields that a flag set.
+
+    Raises `UserError` for an unknown key or flag, a wrong type or an impossible value; the
+    sentence names the key and the nearest valid one.
+    """
+    parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--config", default=str(CONFIGS / default_file), help="TOML file")
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    hints = typing.get_type_hints(config_class)
+    for name, f in fields.items():
+        flag = "--" + name.replace("_", "-")
+        default = {"default": argparse.SUPPRESS, "help": _help(f)}
+        if hints[name] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **default)
+        elif typing.get_origin(hints[name]) is list:
+            parser.add_argument(flag, nargs="+", **default)
+        else:
+            parser.add_argument(flag, **default)
+    flags = vars(parser.parse_args(argv))
+    path = Path(flags.pop("config"))
+
+    values = {}
+    for key, value in _read_toml(path, config_class).items():
+        values[key] = _convert(value, hints[key], f"{key} in {path}", from_text=False)
+    for key, text in flags.items():
+        flag = "--" + key.replace("_", "-")
+        values[key] = _convert(text, hints[key], flag, from_text=True)
+    config = config_class(**values)
+    _check(config, fields)
+    return config, set(flags)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        if message.startswith("unrecognized arguments:"):
+            given = message.split(":", 1)[1].split()[0]
+            flags = [s for a in self._actions for s in a.option_strings if s.startswith("--")]
+            raise UserError(f"there is no option {given}{_nearest(given.split('=')[0], flags)}")
+        raise UserError(message)
+
+
+def _help(f: dataclasses.Field) -> str:
+    text = f.metadata["help"]
+    if f.metadata["choices"]:
+        text += " (" + ", ".join(f.metadata["choices"]) + ")"
+    default = f.default_factory() if f.default is dataclasses.MISSING else f.default
+    if default is not None and default is not False:
+        text += f" [{default}]"
+    return text.replace("%", "%%")
+
+
+def _nearest(word: str, words: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _read_toml(path: Path, config_class) -> dict:
+    """The file's top keys and those of this script's section, as far as this script has them."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+        raise UserError(f"--config: there is no file {path} (configs/ has {known})") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"--config: {path} cannot be read as TOML: {error}") from None
+    classes = {c.section: c for c in (PretrainConfig, ClassifierConfig)}
+    shared = {f.name for f in dataclasses.fields(Shared)}
+    result = {}
+    for key, value in table.items():
+        if key in classes and isinstance(value, dict):
+            own = {f.name for f in dataclasses.fields(classes[key])}
+            for inner in value:
+                if inner not in own:
+                    near = _nearest(inner, own)
+                    raise UserError(f"{path}: [{key}] has no key {inner!r}{near}")
+            if key == config_class.section:
+                result.update(value)
+        elif key in shared:
+            result[key] = value
+        else:
+            near = _nearest(key, shared | set(classes))
+            raise UserError(f"{path}: there is no key {key!r} at the top{near}")
+    return result
+
+
+def _convert(value, hint, where: str, *, from_text: bool):
+    """`value` as the type of the field, or a `UserError` that names `where`."""
+    if isinstance(hint, types.UnionType):  # X | None; TOML has no null, so leaving out is None
+        if from_text and value.lower() == "none":
+            return None
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise UserError(f"{where} must be a list of numbers, not {value!r}")
+        return [_convert(v, typing.get_args(hint)[0], where, from_text=from_text) for v in value]
+    try:
+        if from_text and hint in (int, float):
+            return hint(value)
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if type(value) is hint:
+            return value
+    except ValueError:
+        pass
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    raise UserError(f"{where} must be {kinds[hint]}, not {value!r}")
+
+
+def _check(config, fields: dict[str, dataclasses.Field]) -> None:
+    for name, f in fields.items():
+        value, limits = getattr(config, name), f.metadata
+        if value is None:
+            continue
+        if limits["choices"] and value not in limits["choices"]:
+            near = _nearest(value, limits["choices"])
+            choices = ", ".join(limits["choices"])
+            raise UserError(f"{name} must be one of {choices}, not {value!r}{near}")
+        if isinstance(value, float) and value != value:
+            raise UserError(f"{name} must be a number, not nan")
+        if limits["low"] is not None and value < limits["low"]:
+            raise UserError(f"{name} must be at least {limits['low']}, not {value}")
+        if limits["high"] is not None and value > limits["high"]:
+            raise UserError(f"{name} must be at most {limits['high']}, not {value}")
+    for name in ("mean", "std"):
+        if len(getattr(config, name)) != 3:
+            raise UserError(f"{name} must have three numbers, for R, G and B")
+    if min(config.std) <= 0:
+        raise UserError("std must be above 0 in each channel")
+    if config.stored_side < config.image_size:
+        raise UserError(
+            f"store_size {config.store_size} is below image_size {config.image_size}: "
+            "give at least the image size"
+        )

@@ -1,0 +1,64 @@
+"""Device and precision."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from byol.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises `UserError` for one that is absent."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def pick_amp(choice: str, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None for float32.
+
+    `auto`: bfloat16 where the device computes in it, CPU included; float16 on CUDA cards with
+    tensor cores but without bfloat16; off elsewhere.
+    """
+    if choice == "auto":
+        if device.type == "cuda":
+            major, _ = torch.cuda.get_device_capability(device)
+            choice = "bf16" if major >= 8 else "fp16" if major >= 7 else "off"
+        else:
+            choice = "bf16" if _cpu_has_bf16() else "off"
+    if choice == "fp16" and device.type == "cpu":
+        raise UserError("--amp fp16 needs a CUDA device; use bf16 or off on the CPU")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[choice]
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None):
+    """Context of mixed precision, or one that does nothing."""
+    return torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
+
+
+def describe(device: torch.device, dtype: torch.dtype | None) -> str:
+    """For the banner: `cuda (NVIDIA ...), bfloat16` or `cpu (2 threads), float32`."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{torch.get_num_threads()} threads"
+    precision = "float32" if dtype is None else f"mixed {str(dtype).removeprefix('torch.')}"
+    return f"{device} ({name}), {precision}"

@@ -1,0 +1,39 @@
+"""What a user did can be wrong: one sentence, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A fault that the user can mend. Its text is one sentence that says what and how."""
+
+
+def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
+    """Turn a script's `main` into one that returns an exit code and never a traceback.
+
+    0 done; 2 a `UserError` or a full disk, with one sentence on stderr; 130 interrupted.
+    """
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> int:
+        try:
+            main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as interrupt:
+            print(f"interrupted: {interrupt or 'nothing was saved'}", file=sys.stderr)
+            return 130
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f" while writing {error.filename}" if error.filename else ""
+            print(f"error: the disk is full{where}; free some space and go on", file=sys.stderr)
+            return 2
+        return 0
+
+    return run

@@ -1,0 +1,71 @@
+"""The method: Bootstrap Your Own Latent (arXiv 2006.07733, section 3 and algorithm 1).
+
+Two views of each image. The online network (encoder f, projector g, predictor q) predicts, from
+one view, what the target network (encoder f', projector g') makes of the other view. The target
+takes no gradient: after each optimizer step it moves a little towards the online network.
+
+    loss = 2 - 2 cos(q(g(f(view1))), g'(f'(view2)))
+         + 2 - 2 cos(q(g(f(view2))), g'(f'(view1)))
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from byol.ema import ema_update, frozen_copy
+from byol.encoder import Encoder
+from byol.heads import mlp_head
+
+
+def regression_loss(prediction: Tensor, projection: Tensor) -> Tensor:
+    """2 - 2 cos(prediction, projection): (N, D), (N, D) -> (N,), each in 0..4 (equation 2).
+
+    In float32, whatever the precision of the network.
+    """
+    return 2 - 2 * F.cosine_similarity(prediction.float(), projection.float(), dim=1)
+
+
+def spread(projection: Tensor) -> Tensor:
+    """How widely the normalised projections (N, D) are spread: a scalar, 0 when collapsed.
+
+    The standard deviation over the batch of each coordinate, averaged and scaled by sqrt(D):
+    about 1 for directions drawn evenly from the sphere, 0 when all images share one direction.
+    """
+    z = F.normalize(projection.detach().float(), dim=1)
+    return z.std(dim=0).mean() * z.shape[1] ** 0.5
+
+
+class BYOL(nn.Module):
+    """Online and target networks around an encoder. Both stay in training mode throughout:
+    the target normalises with the statistics of its own batch, as the authors' code does.
+    """
+
+    def __init__(self, encoder: Encoder, hidden_dim: int = 4096, projection_dim: int = 256):
+        super().__init__()
+        self.encoder = encoder
+        self.projector = mlp_head(encoder.dim, hidden_dim, projection_dim)
+        self.predictor = mlp_head(projection_dim, hidden_dim, projection_dim)
+        self.target_encoder = frozen_copy(self.encoder)
+        self.target_projector = frozen_copy(self.projector)
+
+    def forward(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
+        """Two views (N, 3, H, W) -> (loss in 0..8, the mean over the batch; `spread`).
+
+        Each view goes through the networks on its own, so that BatchNorm sees one view at a time.
+        """
+        z1 = self.projector(self.encoder(view1))  # (N, projection_dim)
+        z2 = self.projector(self.encoder(view2))
+        p1 = self.predictor(z1)  # (N, projection_dim)
+        p2 = self.predictor(z2)
+        with torch.no_grad():
+            t1 = self.target_projector(self.target_encoder(view1))
+            t2 = self.target_projector(self.target_encoder(view2))
+        loss = regression_loss(p1, t2) + regression_loss(p2, t1)  # each view predicts the other
+        return loss.mean(), spread(z1)
+
+    def update_target(self, tau: float) -> None:
+        """Move the target towards the online network. Call it after `optimizer.step()`."""
+        ema_update(self.target_encoder, self.encoder, tau)
+        ema_update(self.target_projector, self.projector, tau)

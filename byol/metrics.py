@@ -1,0 +1,47 @@
+"""What a run writes about itself: metrics.jsonl, one object a line, and small JSON files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from byol.checkpoint import write_atomically
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    """Write a JSON file whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """The objects of a metrics file. A last line that was cut off is left out."""
+    rows = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class MetricsFile:
+    """Appends objects to `path`, each flushed as it is written.
+
+    Lines of an earlier run are kept up to and including step `keep_through`; 0 starts anew.
+    """
+
+    def __init__(self, path: Path, keep_through: int = 0):
+        rows = read_jsonl(path) if keep_through and path.exists() else []
+        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= keep_through]
+        write_atomically(path, "".join(kept).encode())
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
+
+    def write(self, **values) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()

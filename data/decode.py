@@ -1,0 +1,131 @@
+"""Turn the bytes of one image file into a square 8-bit RGB array."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+# Importing the plug-ins here registers them before any thread decodes.
+from PIL import (  # noqa: F401
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]  # multi-picture JPEG opens as JPEG
+EXIF_ORIENTATION = 0x0112
+_T = Image.Transpose
+# How to bring an image with this EXIF orientation upright.
+UPRIGHT = {
+    2: _T.FLIP_LEFT_RIGHT,
+    3: _T.ROTATE_180,
+    4: _T.FLIP_TOP_BOTTOM,
+    5: _T.TRANSPOSE,
+    6: _T.ROTATE_270,
+    7: _T.TRANSVERSE,
+    8: _T.ROTATE_90,
+}
+
+
+class BadImage(Exception):
+    """This file cannot be used; the text is a short reason."""
+
+
+def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
+    """Decode one image file and squash it to `size` x `size` pixels.
+
+    The first frame counts. The image is turned upright by its EXIF tag, transparency is laid
+    over white, and every colour mode becomes 8-bit RGB.
+
+    Returns the pixels, uint8 (3, size, size), contiguous, and the original height and width in
+    pixels, upright. Raises `BadImage` for whatever is not a whole, sane image.
+    """
+    if not blob:
+        raise BadImage("empty file")
+    try:
+        return _decode(blob, size)
+    except (BadImage, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise BadImage("not an image that can be read") from None
+    except Image.DecompressionBombError:
+        raise BadImage("too many pixels") from None
+    except Exception as error:  # Pillow's decoders raise nearly every kind
+        raise BadImage(f"cannot be decoded: {str(error)[:80] or type(error).__name__}") from error
+
+
+def fit(image: Image.Image, size: int) -> np.ndarray:
+    """Squash an RGB image to uint8 (3, size, size), antialiased; no change where it fits."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    planes = np.empty((3, size, size), np.uint8)
+    for channel in range(3):  # faster than one transposing copy
+        planes[channel] = pixels[..., channel]
+    return planes
+
+
+def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
+    with Image.open(io.BytesIO(blob), formats=FORMATS) as image:
+        width, height = image.size
+        if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+            raise BadImage(f"too many pixels ({width} x {height})")
+        if image.format in ("JPEG", "MPO"):
+            # The decoder can shrink by 2, 4 or 8 for nearly nothing; what stays is at least
+            # twice the wanted size, so the resize below still has detail to average.
+            image.draft(None, (2 * size, 2 * size))
+            image.load()
+        else:
+            image.load()
+            width, height = image.size  # TIFF turns itself upright while loading
+        orientation = _orientation(image)
+        rgb = _to_rgb(image)
+    if orientation in UPRIGHT:
+        rgb = rgb.transpose(UPRIGHT[orientation])
+        if orientation >= 5:
+            width, height = height, width
+    return fit(rgb, size), height, width
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where the tag is absent or damaged."""
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except MemoryError:
+        raise
+    except Exception:  # damaged metadata does not spoil the pixels
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode of Pillow as 8-bit RGB."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_deep_grey(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _deep_grey(values: np.ndarray) -> np.ndarray:
+    """Grey of more than 8 bits, (H, W), as uint8 (H, W), scaled and never clipped.
+
+    Integers are taken as 16-bit (65535 is white). Floats are taken as 0..1 or as 0..255, by
+    their range. What fits none of these is stretched from its smallest to its largest value.
+    """
+    whole = np.issubdtype(values.dtype, np.integer)
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    white = next((top for top in ((65535,) if whole else (1, 255)) if high <= top), None)
+    if low < 0 or white is None:
+        values, white = values - low, (high - low) or 1.0
+    return np.rint(values * (255 / white)).astype(np.uint8)

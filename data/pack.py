@@ -1,0 +1,278 @@
+"""Decode a source once into one file of raw pixels, which every later run maps into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from byol.errors import UserError
+from data.decode import BadImage
+from data.files import Item, Loaded, printable
+from data.layout import classify
+from data.sources import DATA_DIR, Source, find_source
+
+PACK_VERSION = 1  # raise it whenever decoding, names or the files below change
+MAX_BROKEN = 0.1
+STALE_S = 24 * 3600
+TEMPORARY = ".tmp-"
+
+
+@dataclass
+class Photos:
+    """All usable images of a source at one size, as read from its pack.
+
+    images: uint8 memory map (N, 3, S, S), RGB planes, read-only
+    names: '/'-separated path of each image inside the source
+    labels: int64 (N,), an index into `classes`, -1 where the image has no class
+    classes: sorted class names
+    is_test: bool (N,), True where the image belongs to a test split of the source
+    sizes: int32 (N, 2), original height and width in pixels, upright
+    skipped: (name, reason) of each file that could not be used
+    source: what was asked for
+    fingerprint: SHA-256 over the sorted names, the same on every machine
+    """
+
+    images: np.ndarray
+    names: list[str]
+    labels: np.ndarray
+    classes: list[str]
+    is_test: np.ndarray
+    sizes: np.ndarray
+    skipped: list[tuple[str, str]]
+    source: str
+    fingerprint: str
+
+
+def open_photos(source: str, store_size: int, *, progress: bool = True) -> Photos:
+    """Open `source` (a known name, a folder or an archive) at `store_size` pixels square.
+
+    The first call packs it into the cache ($BYOL_CACHE, or data/packed), later ones only map
+    the pack. One line on stderr tells of skipped files. Raises `UserError` where the source
+    cannot be found or used, or the cache cannot be written.
+    """
+    if store_size < 1:
+        raise UserError(f"a store size of {store_size} pixels makes no image; give 1 or more")
+    found = find_source(source, progress)
+    key = f"{PACK_VERSION}\n{store_size}\n{found.identity}".encode("utf-8", "surrogatepass")
+    cache = Path(os.environ.get("BYOL_CACHE") or DATA_DIR / "packed").expanduser().resolve()
+    final = cache / f"{found.title}-{hashlib.sha256(key).hexdigest()[:16]}"
+    photos = _open_pack(final, source, store_size)
+    if photos is None:
+        _pack(found, source, store_size, final, progress)
+        photos = _open_pack(final, source, store_size)
+        if photos is None:
+            raise UserError(f"the pack in {final} cannot be read back; check that disk")
+    if photos.skipped:
+        count = len(photos.names) + len(photos.skipped)
+        more = f"see {final / 'manifest.json'}"
+        print(
+            f"skipped {len(photos.skipped):,} of {count:,} files: {_tell(photos.skipped, more)}",
+            file=sys.stderr,
+        )
+    return photos
+
+
+def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
+    """The pack in `folder`, or None where there is none or it is damaged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="ascii"))
+        names = manifest["names"]
+        if (folder / "images.npy").stat().st_size != manifest["images_bytes"]:
+            return None
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        photos = Photos(
+            images=images,
+            names=names,
+            labels=np.array(manifest["labels"], np.int64),
+            classes=manifest["classes"],
+            is_test=np.array(manifest["is_test"], bool),
+            sizes=np.array([manifest["heights"], manifest["widths"]], np.int32).T.copy(),
+            skipped=[(name, reason) for name, reason in manifest["skipped"]],
+            source=source,
+            fingerprint=manifest["fingerprint"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    n = len(names)
+    whole = (
+        images.shape == (n, 3, store_size, store_size)
+        and images.dtype == np.uint8
+        and photos.sizes.shape == (n, 2)
+        and len(photos.labels) == len(photos.is_test) == n
+    )
+    return photos if whole else None
+
+
+def _pack(found: Source, source: str, store_size: int, final: Path, progress: bool) -> None:
+    """Pack into a temporary folder beside `final` and rename it when it is whole."""
+    cache = final.parent
+    temporary = cache / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _remove_stale(cache)
+        temporary.mkdir()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the cache folder {cache} ({error.strerror}); "
+            "set BYOL_CACHE to a folder that you can write to"
+        ) from None
+    try:
+        _fill(found, source, store_size, temporary, progress)
+        _publish(temporary, final, source, store_size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"the disk is full while packing into {cache}; free some space there or set "
+            "BYOL_CACHE to a folder on another disk"
+        ) from None
+    finally:  # nothing to do after a good rename
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, final: Path, source: str, store_size: int) -> None:
+    """Rename to the final place, unless another process has put a whole pack there."""
+    try:
+        os.rename(temporary, final)
+    except OSError:
+        if not final.exists():
+            raise
+        if _open_pack(final, source, store_size) is None:  # damaged: swap it out
+            os.rename(final, temporary.with_name(temporary.name + "-old"))
+            os.rename(temporary, final)
+            shutil.rmtree(temporary.with_name(temporary.name + "-old"), ignore_errors=True)
+
+
+def _remove_stale(cache: Path) -> None:
+    """Remove what packings that were killed more than a day ago left behind."""
+    for folder in cache.glob(TEMPORARY + "*"):
+        try:
+            old = time.time() - folder.stat().st_mtime > STALE_S
+        except OSError:  # its owner has just removed it
+            continue
+        if old:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(found: Source, source: str, store_size: int, folder: Path, progress: bool) -> None:
+    """Write images.npy and manifest.json of `found` into `folder`."""
+    loaded: list[Loaded] = []
+    skipped: list[tuple[str, str]] = []
+    with (
+        open(folder / "images.npy", "wb") as file,
+        contextlib.closing(_load_all(found, store_size)) as results,
+        tqdm(
+            desc=f"packing {found.title} at {store_size} px",
+            total=found.count(),
+            unit=" images",
+            disable=not progress,
+        ) as bar,
+    ):
+        file.write(_npy_header(0, store_size))
+        for result in results:
+            bar.update()
+            if isinstance(result, Loaded):
+                file.write(result.pixels)
+                loaded.append(result._replace(pixels=None))
+            else:
+                skipped.append(result)
+        file.seek(0)
+        file.write(_npy_header(len(loaded), store_size))
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.seek(0, os.SEEK_END)
+    _refuse_broken(source, len(loaded), skipped)
+
+    names = [item.name for item in loaded]
+    labels, classes, is_test = classify(names)
+    joined = "\0".join(sorted(names)).encode("utf-8", "surrogatepass")
+    manifest = {
+        "version": PACK_VERSION,
+        "source": source,
+        "identity": found.identity,
+        "store_size": store_size,
+        "images_bytes": size,
+        "fingerprint": hashlib.sha256(joined).hexdigest(),
+        "classes": classes,
+        "skipped": skipped,
+        "names": names,
+        "labels": labels.tolist(),
+        "is_test": is_test.astype(int).tolist(),
+        "heights": [item.height for item in loaded],
+        "widths": [item.width for item in loaded],
+    }
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in manifest.items())
+    with open(folder / "manifest.json", "w", encoding="ascii") as file:
+        file.write("{\n" + lines + "\n}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, str]]:
+    """Decode in threads, few ahead of the writer, in the order of the source.
+
+    Yields what was loaded, or (name, reason) for a file to skip.
+    """
+    workers = os.cpu_count() or 1
+    pending: deque[tuple[Item, Future[Loaded]]] = deque()
+    seen: set[str] = set()
+
+    def finish() -> Loaded | tuple[str, str]:
+        item, future = pending.popleft()
+        try:
+            return future.result()
+        except BadImage as problem:
+            return item.name, str(problem)
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        for item in found.items():
+            if item.name in seen:
+                yield item.name, "a second file of this name"
+                continue
+            seen.add(item.name)
+            pending.append((item, pool.submit(item.load, store_size)))
+            if len(pending) >= 8 * workers:
+                yield finish()
+        while pending:
+            yield finish()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _refuse_broken(source: str, kept: int, skipped: list[tuple[str, str]]) -> None:
+    count = kept + len(skipped)
+    if not count:
+        raise UserError(f"--data {printable(source)} holds no images; check the path")
+    if not kept or len(skipped) > MAX_BROKEN * count:
+        raise UserError(
+            f"--data {printable(source)}: {len(skipped):,} of {count:,} files cannot be used, too "
+            f"many to go on; mend or remove them: {_tell(skipped, 'and so on')}"
+        )
+
+
+def _tell(skipped: list[tuple[str, str]], more: str) -> str:
+    """The first three skipped files with their reasons, safe to print."""
+    first = ", ".join(f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:3])
+    return first + (f" and {len(skipped) - 3:,} more, {more}" if len(skipped) > 3 else "")
+
+
+def _npy_header(count: int, size: int) -> bytes:
+    """The header of a .npy file of uint8 (count, 3, size, size), 128 bytes for any count."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, 3, {size}, {size}), }}"
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"

@@ -1,0 +1,129 @@
+"""Find what --data names: a folder, an archive or a known data set."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from byol.errors import UserError
+from data import files
+from data.decode import fit
+from data.download import download
+from data.files import Item, Loaded, printable
+
+DATA_DIR = Path(__file__).resolve().parent
+KNOWN = ("cats-vs-dogs", "cifar10", "cartoons")
+
+CATS_VS_DOGS = "kagglecatsanddogs_5340.zip"
+CATS_VS_DOGS_URL = (
+    "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
+    + CATS_VS_DOGS
+)
+CATS_VS_DOGS_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
+
+
+@dataclass
+class Source:
+    """Something to pack; `identity` changes when its content does.
+
+    `items()` walks it once. `count()` tells how many items there will be, None where only the
+    walk can tell.
+    """
+
+    title: str
+    identity: str
+    count: Callable[[], int | None]
+    items: Callable[[], Iterable[Item]]
+
+
+def find_source(source: str, progress: bool = True) -> Source:
+    """Turn the value of --data into a `Source`; raises `UserError` where there is none."""
+    if source == "cats-vs-dogs":
+        return _path_source(_cats_vs_dogs(progress))
+    if source == "cifar10":
+        return Source("cifar10", "cifar10:1", lambda: 60_000, _cifar10)
+    if source == "cartoons":
+        from data import cartoons
+
+        count = cartoons.TRAIN_IMAGES + cartoons.TEST_IMAGES
+        identity = f"cartoons:{cartoons.VERSION}:{count}"
+        return Source("cartoons", identity, lambda: count, _cartoons)
+    path = Path(os.path.expanduser(source))
+    if not source or not os.path.exists(path):
+        near = difflib.get_close_matches(source.lower(), KNOWN, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"give a path or one of {', '.join(KNOWN)}"
+        raise UserError(f"--data {printable(source)}: no such file or folder; {hint}")
+    return _path_source(path)
+
+
+def _path_source(path: Path) -> Source:
+    path = path.resolve()
+    title = re.sub(r"[^\w.-]+", "_", path.name, flags=re.ASCII)[:60] or "photos"
+    if path.is_dir():
+        found = list(files.walk_folder(path))
+        listing = "\n".join(f"{f.name}\0{f.size}\0{f.mtime_ns}" for f in found)
+        digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
+        items = functools.partial(files.read_folder, found)
+        return Source(title, f"folder:{path}:{digest}", lambda: len(found), items)
+    name = path.name.lower()
+    info = path.stat()
+    identity = f"archive:{path}:{info.st_size}:{info.st_mtime_ns}"
+    if name.endswith(files.ZIP_SUFFIXES):
+        count = functools.partial(files.count_zip, path)
+        return Source(title, identity, count, functools.partial(files.read_zip, path))
+    if name.endswith(files.TAR_SUFFIXES):
+        return Source(title, identity, lambda: None, functools.partial(files.read_tar, path))
+    raise UserError(
+        f"--data {printable(str(path))} is no folder and no archive that can be read; "
+        f"give a folder or a file ending in {', '.join(files.ZIP_SUFFIXES + files.TAR_SUFFIXES)}"
+    )
+
+
+def _cats_vs_dogs(progress: bool) -> Path:
+    for place in (DATA_DIR, *sorted(p for p in DATA_DIR.glob("*") if p.is_dir())):
+        for name in (CATS_VS_DOGS, "PetImages"):
+            if (place / name).exists():
+                return place / name
+    return download(CATS_VS_DOGS_URL, CATS_VS_DOGS_SHA256, DATA_DIR / CATS_VS_DOGS, progress)
+
+
+def _cifar10() -> Iterator[Item]:
+    from torchvision.datasets import CIFAR10
+
+    for split in ("train", "test"):
+        try:
+            part = CIFAR10(str(DATA_DIR), train=split == "train", download=True)
+        except Exception as error:  # urllib, tarfile and torchvision each raise their own
+            raise UserError(
+                f"--data cifar10 cannot be fetched ({printable(str(error))[:120]}); connect to "
+                f"the network, put cifar-10-python.tar.gz into {DATA_DIR}, or try --data cartoons"
+            ) from error
+        for index, (pixels, label) in enumerate(zip(part.data, part.targets, strict=True)):
+            name = f"{split}/{part.classes[label]}/{index:05d}"
+            yield Item(name, functools.partial(_from_array, name, pixels))
+
+
+def _cartoons() -> Iterator[Item]:
+    from data import cartoons
+
+    def load(split: str, index: int, size: int) -> Loaded:
+        pixels, label = cartoons.draw(0, index, size)
+        return _from_array(f"{split}/{cartoons.CLASSES[label]}/{index:05d}", pixels, size)
+
+    for index in range(cartoons.TRAIN_IMAGES + cartoons.TEST_IMAGES):
+        split = "train" if index < cartoons.TRAIN_IMAGES else "test"
+        # The class, and so the full name, is known once the cartoon is drawn.
+        yield Item(f"{split}/{index:05d}", functools.partial(load, split, index))
+
+
+def _from_array(name: str, pixels: np.ndarray, size: int) -> Loaded:
+    return Loaded(name, fit(Image.fromarray(pixels), size), *pixels.shape[:2])

@@ -1,0 +1,54 @@
+"""Small image files for the tests of `data`."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def png(seed: int, size: int = 8) -> bytes:
+    """A PNG of noise, another one for every seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def pngs(*names: str) -> dict[str, bytes]:
+    return {name: png(seed) for seed, name in enumerate(names)}
+
+
+def pets(per_class: int = 5) -> dict[str, bytes]:
+    names = [f"PetImages/{kind}/{i}.png" for kind in ("Cat", "Dog") for i in range(per_class)]
+    return pngs(*names)
+
+
+def write_folder(root: Path, content: dict[str, bytes]) -> Path:
+    for name, blob in content.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(blob)
+    return root
+
+
+def write_zip(path: Path, content: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, blob in content.items():
+            archive.writestr(name, blob)
+    return path
+
+
+def write_tar(path: Path, content: dict[str, bytes]) -> Path:
+    """Compressed by the suffix of `path`."""
+    kind = path.suffix.lstrip(".")
+    with tarfile.open(path, f"w:{kind}" if kind in ("gz", "xz", "bz2") else "w") as archive:
+        for name, blob in content.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(blob)
+            archive.addfile(info, io.BytesIO(blob))
+    return path

@@ -1,0 +1,216 @@
+"""Pretrain an encoder with BYOL on unlabelled photos, and write it to byol.pt.
+
+    python train_byol.py                                    # Cats-vs-Dogs at 150 px
+    python train_byol.py --config configs/cartoons.toml     # embedded data, minutes on a CPU
+    python train_byol.py --data my_photos/ --epochs 100     # your own photos
+
+The method is in byol/learner.py; this is the loop around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from byol import checkpoint
+from byol.augment import two_views
+from byol.config import PretrainConfig, parse
+from byol.device import autocast, describe, pick_amp, pick_device
+from byol.encoder import Encoder
+from byol.errors import UserError, command
+from byol.interrupt import Interrupt
+from byol.learner import BYOL
+from byol.loader import batches
+from byol.memory import estimate_step_bytes
+from byol.metrics import MetricsFile, write_json
+from byol.optim import DEFAULTS, build_optimizer, parameter_groups, set_lr
+from byol.run_folder import check_same_settings, open_run_folder
+from byol.schedules import lr_at, tau_at
+from data import make_split, open_photos
+
+MAY_DIFFER_ON_RESUME = {"device", "amp", "run_dir", "out", "resume", "overwrite", "log_every"}
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    # ---- settings and data
+    config, _ = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
+    device = pick_device(config.device)
+    amp = pick_amp(config.amp, device)
+    run_dir = open_run_folder(config.run_dir, resume=config.resume, overwrite=config.overwrite)
+    checkpoint.check_writable(config.out)
+    state = checkpoint.load(run_dir / "last.pt", checkpoint.TRAINING) if config.resume else None
+    settings = dataclasses.asdict(config)
+    if state:
+        check_same_settings(state["config"], settings, MAY_DIFFER_ON_RESUME, run_dir)
+
+    photos = open_photos(config.data, config.stored_side)
+    split = make_split(photos, config.labels if photos.classes else 0, config.holdout,
+                       config.split_seed)  # fmt: skip
+    rows = split.unlabelled
+    steps_per_epoch = check_batch(config, len(rows))
+    total_steps = config.epochs * steps_per_epoch
+    warmup_steps = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
+
+    # ---- model
+    torch.manual_seed(config.seed)
+    model = BYOL(Encoder(config.arch, config.stem), config.hidden_dim, config.projection_dim)
+    piece = config.batch_size // config.accumulate
+    memory = estimate_step_bytes(model, config.image_size, piece, config.optimizer, amp)
+    model.to(device, memory_format=torch.channels_last)
+    default_lr, default_decay = DEFAULTS[config.optimizer]
+    base_lr = default_lr if config.lr is None else config.lr
+    decay = default_decay if config.weight_decay is None else config.weight_decay
+    peak_lr = base_lr * config.batch_size / 256
+    optimizer = build_optimizer(config.optimizer, parameter_groups(model), decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    augment1, augment2 = two_views(
+        config.recipe, config.image_size, config.mean, config.std, config.seed
+    )
+
+    # ---- where a stopped run goes on
+    first_step = 0
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        first_step = state["step"]
+    write_json(run_dir / "config.json", settings)
+    split.save(run_dir / "split.json")
+    metrics = MetricsFile(run_dir / "metrics.jsonl", keep_through=first_step)
+
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    encoder_size = sum(p.numel() for p in model.encoder.parameters())
+    print(
+        f"data        {photos.source}: {len(rows):,} unlabelled images to learn from, "
+        f"{len(split.labelled):,} labelled, {len(split.holdout):,} held out, "
+        f"{len(split.test):,} in a test split, {len(photos.skipped):,} files skipped\n"
+        f"model       {config.arch} ({config.stem} stem), {encoder_size / 1e6:.1f} M weights; "
+        f"{trained / 1e6:.1f} M with the heads\n"
+        f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step\n"
+        f"views       {config.image_size} px from {config.stored_side} px, recipe {config.recipe}\n"
+        f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
+        f"= {total_steps:,} steps, {warmup_steps:,} of warm-up\n"
+        f"optimizer   {config.optimizer}, rate {base_lr:g} x {config.batch_size}/256 = {peak_lr:g}, "
+        f"weight decay {decay:g}, tau {config.tau0:g} to 1\n"
+        f"run folder  {run_dir}" + (f", going on at step {first_step:,}" if state else ""),
+        flush=True,
+    )
+
+    def save_state(step: int) -> None:
+        content = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "step": step,
+            "config": settings,
+        }
+        checkpoint.save(run_dir / "last.pt", checkpoint.TRAINING, content)
+
+    # ---- the loop
+    model.train()
+    losses, spreads, since = [], [], time.perf_counter()
+    todo = range(first_step, total_steps)
+    bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True,
+               mininterval=0.5 if sys.stderr.isatty() else 30)  # fmt: skip
+    with Interrupt() as stop, metrics, bar:
+        for step, chosen, images in batches(
+            photos.images, rows, config.batch_size, config.seed, todo, device
+        ):
+            lr = lr_at(step, total_steps, warmup_steps, peak_lr)
+            tau = tau_at(step, total_steps, config.tau0)
+            set_lr(optimizer, lr)
+
+            optimizer.zero_grad(set_to_none=True)
+            for at in range(0, config.batch_size, piece):
+                part, indices = images[at : at + piece], chosen[at : at + piece]
+                view1 = augment1(part, photos.sizes[indices], indices, step)  # (N, 3, S, S)
+                view2 = augment2(part, photos.sizes[indices], indices, step)
+                with autocast(device, amp):
+                    loss, spread = model(view1, view2)
+                scaler.scale(loss / config.accumulate).backward()
+                losses.append(loss.detach())
+                spreads.append(spread)
+            scaler.step(optimizer)
+            scaler.update()
+            model.update_target(tau)
+
+            done = step + 1
+            bar.update()
+            if done % config.log_every == 0 or done == total_steps or stop.asked:
+                mean_loss = torch.stack(losses).mean().item()
+                if mean_loss != mean_loss or mean_loss == float("inf"):
+                    raise UserError(
+                        f"the loss is not finite at step {done:,} (rate {lr:.3g}); the last good "
+                        f"state is {run_dir / 'last.pt'}; try a lower --lr"
+                    )
+                now = time.perf_counter()
+                speed = len(losses) * piece / (now - since)
+                metrics.write(
+                    step=done,
+                    epoch=done / steps_per_epoch,
+                    loss=mean_loss,
+                    lr=lr,
+                    tau=tau,
+                    images_per_second=speed,
+                    spread=torch.stack(spreads).mean().item(),
+                )
+                bar.set_postfix_str(
+                    f"epoch {done / steps_per_epoch:.1f}, loss {mean_loss:.3f}, {speed:.0f} images/s"
+                )
+                losses, spreads, since = [], [], now
+            if done % steps_per_epoch == 0 or stop.asked:
+                save_state(done)
+                since += time.perf_counter() - now if done % config.log_every == 0 else 0
+            if stop.asked and done < total_steps:
+                raise KeyboardInterrupt(
+                    f"saved at step {done:,} in {run_dir / 'last.pt'}; the same command with "
+                    "--resume goes on"
+                )
+
+    # ---- the hand-off
+    checkpoint.save(
+        config.out,
+        checkpoint.ENCODER,
+        {
+            "encoder": checkpoint.encoder_weights(model.encoder),
+            "arch": config.arch,
+            "stem": config.stem,
+            "image_size": config.image_size,
+            "mean": config.mean,
+            "std": config.std,
+            "config": settings,
+            "step": total_steps,
+            "data_fingerprint": photos.fingerprint,
+        },
+    )
+    print(f"wrote {config.out}: now python train_classifier.py --init {Path(config.out)} --freeze")
+
+
+def check_batch(config: PretrainConfig, images: int) -> int:
+    """Steps per epoch, or a `UserError` where batch size, pieces and images do not fit."""
+    if config.batch_size % config.accumulate:
+        raise UserError(
+            f"--accumulate {config.accumulate} does not divide --batch-size {config.batch_size}"
+        )
+    if config.batch_size // config.accumulate < 2:
+        raise UserError(
+            f"--accumulate {config.accumulate} leaves one image in a piece, and BatchNorm needs "
+            "two: lower it"
+        )
+    if images < config.batch_size:
+        raise UserError(
+            f"--batch-size {config.batch_size} is larger than the {images:,} unlabelled images: "
+            "lower it, or lower --labels or --holdout"
+        )
+    return images // config.batch_size
+
+
+if __name__ == "__main__":
+    sys.exit(main())

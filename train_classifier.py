@@ -1,0 +1,231 @@
+"""Train a classifier from few labels, on random or BYOL weights, frozen or full.
+
+    python train_classifier.py --init random
+    python train_classifier.py --init byol.pt --freeze
+
+With --freeze the encoder stays as it is, bit for bit, and a linear head learns on its features;
+without it everything learns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from byol import checkpoint
+from byol.augment import CROP_AND_FLIP, Augment
+from byol.config import ClassifierConfig, parse
+from byol.device import autocast, describe, pick_amp, pick_device
+from byol.encoder import Encoder
+from byol.errors import UserError, command
+from byol.loader import gather, positions_at
+from byol.metrics import MetricsFile, write_json
+from byol.optim import build_optimizer, parameter_groups, set_lr
+from byol.probe import Standardise, accuracy, extract_features
+from byol.run_folder import make_folder
+from byol.schedules import lr_at
+from data import make_split, open_photos
+
+# what a checkpoint decides, and what it decides where no flag says otherwise
+FROM_CHECKPOINT = ("arch", "stem", "image_size", "mean", "std")
+INHERITED = ("data", "store_size", "labels", "holdout", "split_seed")
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    # ---- settings, encoder, data
+    config, flags = parse(ClassifierConfig, argv, "cats_vs_dogs.toml")
+    source = None if config.init == "random" else checkpoint.load(config.init, checkpoint.ENCODER)
+    if source:
+        take_settings(config, source, flags)
+    device = pick_device(config.device)
+    amp = pick_amp(config.amp, device)
+    init = "random" if source is None else "byol"
+    part = "frozen" if config.freeze else "full"
+    name = f"classifier-{init}-{part}" + (f"-seed{config.seed}" if config.seed else "")
+    run_dir = make_folder(config.run_dir or Path("runs") / name, "--run-dir")
+
+    photos = open_photos(config.data, config.stored_side)
+    split = make_split(photos, config.labels, config.holdout, config.split_seed, config.label_seed)
+    check_split(config, photos, split, source)
+    tested_on, test_rows = pick_test_images(photos, split)
+    classes, count = photos.classes, len(split.labelled)
+
+    torch.manual_seed(config.seed)
+    encoder = checkpoint.load_encoder(source, config.init) if source else Encoder(
+        config.arch, config.stem
+    )  # fmt: skip
+    head = nn.Linear(encoder.dim, len(classes))
+    encoder.to(device, memory_format=torch.channels_last)
+    head.to(device)
+    trained = head if config.freeze else nn.ModuleList([encoder, head])
+    lr = config.frozen_lr if config.freeze else config.lr
+    decay = config.frozen_weight_decay if config.freeze else config.weight_decay
+    optimizer = build_optimizer(config.optimizer, parameter_groups(trained), decay)
+    print(
+        f"data        {photos.source}: {count:,} labelled images of {len(classes)} classes; "
+        f"tested on {len(test_rows):,} ({tested_on}); {len(photos.skipped):,} files skipped\n"
+        f"model       {config.arch} ({config.stem} stem) from {config.init}, {part}\n"
+        f"device      {describe(device, amp)}\n"
+        f"schedule    {config.epochs} epochs, batch {min(config.batch_size, count)}, "
+        f"{config.optimizer}, peak rate {lr:g}, weight decay {decay:g}\n"
+        f"run folder  {run_dir}",
+        flush=True,
+    )
+
+    # ---- what the head sees: features computed once, or the encoder's output at each step
+    viewing = {"image_size": config.image_size, "mean": config.mean, "std": config.std}
+    reading = {**viewing, "device": device, "amp": amp}
+    augment = Augment(CROP_AND_FLIP, 0, seed=config.seed, **viewing)
+    labels = torch.from_numpy(photos.labels[split.labelled]).to(device)
+    if config.freeze:
+        encoder.requires_grad_(False)
+        features = extract_features(encoder, photos, split.labelled, **reading)
+        standardise = Standardise(features).to(device)
+        inputs = standardise(features)
+
+    # ---- the loop
+    started = time.perf_counter()
+    write_json(run_dir / "config.json", dataclasses.asdict(config))
+    split.save(run_dir / "split.json")
+    partial = run_dir / "metrics.partial.jsonl"  # an earlier result stays until this one is whole
+    batch_size = min(config.batch_size, count)
+    steps_per_epoch = count // batch_size
+    total_steps = config.epochs * steps_per_epoch
+    warmup_steps = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
+    encoder.train(not config.freeze)
+    losses, hits = [], []
+    with MetricsFile(partial) as metrics, tqdm(
+        total=config.epochs, unit="epoch", dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    ) as bar:  # fmt: skip
+        for step in range(total_steps):
+            set_lr(optimizer, lr_at(step, total_steps, warmup_steps, lr))
+            positions = positions_at(step, count, batch_size, config.seed)
+            at = torch.from_numpy(positions).to(device)
+            if config.freeze:
+                representation = inputs[at]  # (N, dim)
+            else:
+                rows = split.labelled[positions]
+                images = gather(photos.images, rows, device)
+                views = augment(images, photos.sizes[rows], rows, step)
+                with autocast(device, amp):
+                    representation = encoder(views).float()
+            scores = head(representation)  # (N, classes)
+            loss = F.cross_entropy(scores, labels[at])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+            losses.append(loss.detach())
+            hits.append((scores.detach().argmax(1) == labels[at]).float().mean())
+            if (step + 1) % steps_per_epoch == 0:
+                train_loss = torch.stack(losses).mean().item()
+                train_accuracy = torch.stack(hits).mean().item()
+                if not np.isfinite(train_loss):
+                    raise UserError(f"the loss is not finite at step {step + 1}; try a lower --lr")
+                metrics.write(
+                    epoch=(step + 1) // steps_per_epoch, loss=train_loss, accuracy=train_accuracy
+                )
+                bar.update()
+                bar.set_postfix_str(f"loss {train_loss:.3f}, accuracy {100 * train_accuracy:.1f} %")
+                losses, hits = [], []
+
+    # ---- the test, once, with the weights of the last epoch
+    if config.freeze:
+        head = standardise.fold(head)
+    features = extract_features(encoder, photos, test_rows, what="test images", **reading)
+    truth = torch.from_numpy(photos.labels[test_rows]).to(device)
+    test_accuracy = accuracy(head, features, truth)
+    content = {
+        "encoder": checkpoint.encoder_weights(encoder),
+        "head": checkpoint.head_weights(head),
+        "classes": classes,
+        **{key: getattr(config, key) for key in FROM_CHECKPOINT},
+        "config": dataclasses.asdict(config),
+    }
+    checkpoint.save(run_dir / "classifier.pt", checkpoint.CLASSIFIER, content)
+    os.replace(partial, run_dir / "metrics.jsonl")
+    write_json(
+        run_dir / "summary.json",
+        {
+            "init": init,
+            "init_file": config.init,
+            "freeze": config.freeze,
+            "seed": config.seed,
+            "label_seed": split.label_seed,
+            "data": config.data,
+            "image_size": config.image_size,
+            "labels": count,
+            "classes": classes,
+            "epochs": config.epochs,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "test_accuracy": test_accuracy,
+            "test_images": len(test_rows),
+            "tested_on": tested_on,
+            "seconds": round(time.perf_counter() - started, 1),
+        },
+    )
+    print(f"test accuracy {100 * test_accuracy:.2f} % on {len(test_rows):,} images ({tested_on})")
+
+
+def take_settings(config: ClassifierConfig, source: dict, flags: set[str]) -> None:
+    """Put the checkpoint's settings into `config`. Raises `UserError` where a flag contradicts."""
+    for key in FROM_CHECKPOINT:
+        if key in flags and getattr(config, key) != source[key]:
+            raise UserError(
+                f"--{key.replace('_', '-')} {getattr(config, key)}: {config.init} was trained "
+                f"with {source[key]}; leave the option out"
+            )
+        setattr(config, key, source[key])
+    before = source["config"]
+    inherited = INHERITED
+    if "data" in flags and config.data != before["data"]:
+        inherited = ("store_size",)
+    for key in inherited:
+        if key not in flags:
+            setattr(config, key, before[key])
+
+
+def check_split(config: ClassifierConfig, photos, split, source: dict | None) -> None:
+    """Raises `UserError` without two classes, without labels, or on a holdout that was not one."""
+    if len(photos.classes) < 2:
+        raise UserError(
+            f"--data {config.data} has {len(photos.classes)} class folders; a classifier needs "
+            "two or more, such as photos/cat and photos/dog"
+        )
+    if not len(split.labelled):
+        raise UserError("--labels 0: a classifier needs labelled images; give 2 or more")
+    if source and source["data_fingerprint"] == photos.fingerprint:
+        for key in ("holdout", "split_seed"):
+            before = source["config"][key]
+            if config.holdout and before != getattr(config, key):
+                raise UserError(
+                    f"--{key.replace('_', '-')}: {config.init} was trained with {before}, so it "
+                    "has seen images of this holdout; leave the option out"
+                )
+
+
+def pick_test_images(photos, split) -> tuple[str, np.ndarray]:
+    """The images to test on, and what they are. Raises `UserError` where there are none."""
+    hidden = split.unlabelled[photos.labels[split.unlabelled] >= 0]
+    tests = {"test split": split.test, "holdout": split.holdout, "hidden labels": hidden}
+    for name, rows in tests.items():
+        rows = rows[photos.labels[rows] >= 0]
+        if len(rows):
+            return name, rows
+    raise UserError("no labelled image is left to test on; lower --labels or give --holdout")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
