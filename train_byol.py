@@ -10,10 +10,8 @@ The method is in byol/learner.py; this is the loop around it.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -97,8 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         f"views       {config.image_size} px from {config.stored_side} px, recipe {config.recipe}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
         f"= {total_steps:,} steps, {warmup_steps:,} of warm-up\n"
-        f"optimizer   {config.optimizer}, rate {base_lr:g} x {config.batch_size}/256 = {peak_lr:g}, "
-        f"weight decay {decay:g}, tau {config.tau0:g} to 1\n"
+        f"optimizer   {config.optimizer}, rate {base_lr:g} x {config.batch_size}/256 = "
+        f"{peak_lr:g}, weight decay {decay:g}, tau {config.tau0:g} to 1\n"
         f"run folder  {run_dir}" + (f", going on at step {first_step:,}" if state else ""),
         flush=True,
     )
@@ -115,7 +113,8 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- the loop
     model.train()
-    losses, spreads, since = [], [], time.perf_counter()
+    losses, spreads = [], []
+    started = since = time.perf_counter()
     todo = range(first_step, total_steps)
     bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True,
                mininterval=0.5 if sys.stderr.isatty() else 30)  # fmt: skip
@@ -142,8 +141,9 @@ def main(argv: list[str] | None = None) -> None:
             model.update_target(tau)
 
             done = step + 1
+            epoch_ends = done % steps_per_epoch == 0
             bar.update()
-            if done % config.log_every == 0 or done == total_steps or stop.asked:
+            if done % config.log_every == 0 or epoch_ends or stop.asked:
                 mean_loss = torch.stack(losses).mean().item()
                 if mean_loss != mean_loss or mean_loss == float("inf"):
                     raise UserError(
@@ -154,20 +154,22 @@ def main(argv: list[str] | None = None) -> None:
                 speed = len(losses) * piece / (now - since)
                 metrics.write(
                     step=done,
-                    epoch=done / steps_per_epoch,
+                    epoch=round(done / steps_per_epoch, 4),
                     loss=mean_loss,
                     lr=lr,
                     tau=tau,
                     images_per_second=speed,
                     spread=torch.stack(spreads).mean().item(),
                 )
+                epoch = done / steps_per_epoch
                 bar.set_postfix_str(
-                    f"epoch {done / steps_per_epoch:.1f}, loss {mean_loss:.3f}, {speed:.0f} images/s"
+                    f"epoch {epoch:.1f}, loss {mean_loss:.3f}, {speed:.0f} images/s"
                 )
                 losses, spreads, since = [], [], now
-            if done % steps_per_epoch == 0 or stop.asked:
+            if epoch_ends or stop.asked:
+                before = time.perf_counter()
                 save_state(done)
-                since += time.perf_counter() - now if done % config.log_every == 0 else 0
+                since += time.perf_counter() - before  # saving does not count as training
             if stop.asked and done < total_steps:
                 raise KeyboardInterrupt(
                     f"saved at step {done:,} in {run_dir / 'last.pt'}; the same command with "
@@ -190,7 +192,13 @@ def main(argv: list[str] | None = None) -> None:
             "data_fingerprint": photos.fingerprint,
         },
     )
-    print(f"wrote {config.out}: now python train_classifier.py --init {Path(config.out)} --freeze")
+    seconds = time.perf_counter() - started
+    seen = (total_steps - first_step) * config.batch_size
+    peak = ""
+    if device.type == "cuda":
+        peak = f", at most {torch.cuda.max_memory_reserved(device) / 2**30:.2f} GiB of its memory"
+    print(f"took {seconds / 60:.1f} minutes, {seen / seconds:.0f} images/s{peak}")
+    print(f"wrote {config.out}: now python train_classifier.py --init {config.out} --freeze")
 
 
 def check_batch(config: PretrainConfig, images: int) -> int:

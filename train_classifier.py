@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     init = "random" if source is None else "byol"
     part = "frozen" if config.freeze else "full"
     name = f"classifier-{init}-{part}" + (f"-seed{config.seed}" if config.seed else "")
-    run_dir = make_folder(config.run_dir or Path("runs") / name, "--run-dir")
+    run_dir = make_folder(config.run_dir or Path(config.runs) / name, "--run-dir")
 
     photos = open_photos(config.data, config.stored_side)
     split = make_split(photos, config.labels, config.holdout, config.split_seed, config.label_seed)

@@ -51,6 +51,11 @@ RECIPES: dict[str, tuple[View, View]] = {
         View(jitter=0.8, grayscale=0.2, solarize=0.0),
         View(jitter=0.8, grayscale=0.2, solarize=0.2),
     ),
+    # Short runs on small photos: colour is the easiest identity to keep, so more of it goes.
+    "short": (
+        View((0.2, 1.0), jitter=0.8, saturation=0.4, hue=0.2, grayscale=0.4, solarize=0.0),
+        View((0.2, 1.0), jitter=0.8, saturation=0.4, hue=0.2, grayscale=0.4, solarize=0.2),
+    ),
     # Drawings: flat colours say little about what is drawn, outlines say much.
     "cartoons": (
         View(crop_scale=(0.2, 1.0), jitter=0.8, hue=0.5, grayscale=0.5),

@@ -21,7 +21,7 @@ from byol.optim import DEFAULTS as OPTIMIZERS
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 AMP = ("auto", "bf16", "fp16", "off")
-RECIPE_NAMES = ("photos", "small", "cartoons")
+RECIPE_NAMES = ("photos", "small", "short", "cartoons")
 
 
 def option(default, help: str, *, choices=None, low=None, high=None):
@@ -69,7 +69,9 @@ class PretrainConfig(Shared):
     batch_size: int = option(256, "images per optimizer step", low=2)
     accumulate: int = option(1, "pieces that a batch is split into, to save memory", low=1)
     optimizer: str = option("lars", "optimizer", choices=tuple(OPTIMIZERS))
-    lr: float | None = option(None, "base rate, times batch / 256 (default: the optimizer's)", low=0)
+    lr: float | None = option(
+        None, "base rate, times batch / 256 (default: the optimizer's)", low=0
+    )
     weight_decay: float | None = option(None, "weight decay (default: the optimizer's)", low=0)
     warmup_epochs: float = option(10.0, "epochs of linear warm-up", low=0)
     tau0: float = option(0.99, "tau of the target's moving average at the start", low=0, high=1)
@@ -101,7 +103,10 @@ class ClassifierConfig(Shared):
     frozen_lr: float = option(1e-2, "peak learning rate of a head on frozen features", low=0)
     frozen_weight_decay: float = option(1.0, "weight decay of a head on frozen features", low=0)
     warmup_epochs: float = option(5.0, "epochs of linear warm-up", low=0)
-    run_dir: str | None = option(None, "run folder (default: runs/classifier-{init}-{part}[-seedN])")
+    runs: str = option("runs", "folder that holds the run folders")
+    run_dir: str | None = option(
+        None, "run folder (default: classifier-{random,byol}-{full,frozen}[-seedN] below --runs)"
+    )
 
 
 def parse(config_class, argv: list[str] | None, default_file: str):

@@ -30,8 +30,9 @@ def estimate_step_bytes(
     buffers = [b.clone() for b in model.buffers()]
     views = torch.zeros(2, 2, 3, image_size, image_size)
     # kept alive until counted, so that no address is used twice
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t), autocast(
-        torch.device("cpu"), amp and torch.bfloat16
+    with (
+        torch.autograd.graph.saved_tensors_hooks(count, lambda t: t),
+        autocast(torch.device("cpu"), amp and torch.bfloat16),
     ):
         loss, _ = model(*views)
     del loss

@@ -74,8 +74,8 @@ def build_optimizer(name: str, groups: list[dict], weight_decay: float) -> Optim
     if name == "lars":
         return LARS(groups, lr=0.0, weight_decay=weight_decay)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=weight_decay)
-    return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay)
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay, fused=True)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -1,0 +1,33 @@
+# make demo   the whole job on embedded data: pretrain, classify, plot (minutes on 2 CPU cores)
+# make test   lint and tests
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS := demo/runs
+SHELL := /bin/sh
+
+.PHONY: demo test slow clean
+.DELETE_ON_ERROR:
+
+.venv/.installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: .venv/.installed
+	$(BIN)/python train_byol.py --config configs/cartoons.toml --run-dir $(RUNS)/byol --out demo/byol.pt --overwrite
+	for seed in 0 1 2; do for init in random demo/byol.pt; do for freeze in --freeze --no-freeze; do \
+	  $(BIN)/python train_classifier.py --config configs/cartoons.toml --runs $(RUNS) --init $$init $$freeze --seed $$seed || exit 1; \
+	done; done; done
+	$(BIN)/python plot_losses.py --runs $(RUNS) --out demo/plots
+
+test: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q
+
+slow: .venv/.installed
+	$(BIN)/python -m pytest -q -m slow
+
+clean:
+	rm -rf demo .pytest_cache .ruff_cache

@@ -1,0 +1,65 @@
+"""Convolutions on very small maps as one matrix product, for the CPU.
+
+At 64 px the last stage of a ResNet-18 works on maps of 2x2, where a convolution is bound by its
+weights: oneDNN spends half of a training step there, most of it in reordering them. The same sums
+written as a product of patches and weights take a fraction of that.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_SIDE = 4  # of the output map; above it the convolution is the faster one
+
+
+class PatchConv2d(nn.Conv2d):
+    """`nn.Conv2d` without bias, groups or dilation; on the CPU small outputs go by patches.
+
+    The weights, their names and the result are those of `nn.Conv2d`, up to rounding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, O, H', W')."""
+        pad, stride, kernel = self.padding[0], self.stride[0], self.kernel_size[0]
+        height, width = ((s + 2 * pad - kernel) // stride + 1 for s in x.shape[2:])
+        if x.device.type != "cpu" or max(height, width) > MAX_SIDE:
+            return super().forward(x)
+        rows = _taps(kernel, pad, stride, x.shape[2], height)
+        columns = _taps(kernel, pad, stride, x.shape[3], width)
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))  # (N, H + 2p, W + 2p, C)
+        patches = torch.cat(
+            [
+                x[
+                    :,
+                    i : i + (height - 1) * stride + 1 : stride,
+                    j : j + (width - 1) * stride + 1 : stride,
+                ]
+                for i in rows
+                for j in columns
+            ],
+            dim=3,
+        )  # (N, H', W', taps * C)
+        weight = self.weight[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        weight = weight.permute(0, 2, 3, 1).reshape(self.out_channels, -1)  # (O, taps * C)
+        return F.linear(patches, weight).permute(0, 3, 1, 2)  # channels_last in memory
+
+
+def _taps(kernel: int, pad: int, stride: int, size: int, out: int) -> list[int]:
+    """Offsets of the kernel that meet the image anywhere; the others see padding alone."""
+    return [k for k in range(kernel) if any(0 <= o * stride + k - pad < size for o in range(out))]
+
+
+def use_patches(model: nn.Module) -> None:
+    """Make every square convolution without bias, groups or dilation in `model` a PatchConv2d."""
+    for module in model.modules():
+        if (
+            type(module) is nn.Conv2d
+            and module.bias is None
+            and module.groups == 1
+            and module.dilation == (1, 1)
+            and module.kernel_size[0] == module.kernel_size[1]
+            and module.padding_mode == "zeros"
+        ):
+            module.__class__ = PatchConv2d

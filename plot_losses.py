@@ -1,0 +1,227 @@
+"""Draw what the runs show: does BYOL beat random weights?
+
+    python plot_losses.py                 # reads runs/, writes plots/, prints the table
+
+Reads config.json, metrics.jsonl and summary.json of each run folder, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from byol.errors import UserError, command
+from byol.metrics import read_jsonl
+from byol.run_folder import make_folder
+
+# Okabe and Ito's palette, which colour-blind eyes tell apart; line and hatch serve in print
+STYLES = {
+    "random": {"color": "#D55E00", "linestyle": "--", "hatch": "//", "label": "random weights"},
+    "byol": {"color": "#0072B2", "linestyle": "-", "hatch": "", "label": "BYOL weights"},
+}
+PARTS = {False: "full model", True: "frozen backbone"}
+SAME = ("data", "image_size", "labels", "epochs")  # what runs that are compared must share
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--runs", default="runs", help="folder of run folders [runs]")
+    parser.add_argument("--out", default="plots", help="folder for the pictures [plots]")
+    args = parser.parse_args(argv)
+    runs = Path(args.runs)
+    if not runs.is_dir():
+        raise UserError(f"--runs: there is no folder {runs}; train_classifier.py makes one")
+    out = make_folder(args.out, "--out")
+
+    classifiers, pretraining = read_runs(runs)
+    if not classifiers and not pretraining:
+        raise UserError(f"{runs} holds no finished run; run train_byol.py or train_classifier.py")
+    groups = defaultdict(list)  # (init, freeze) -> runs that differ in their seeds
+    for run in classifiers:
+        groups[run["summary"]["init"], run["summary"]["freeze"]].append(run)
+    missing = [f"{i} {PARTS[f]}" for f in PARTS for i in STYLES if (i, f) not in groups]
+    if missing:
+        print(f"no run yet of: {', '.join(missing)}", file=sys.stderr)
+    if not pretraining:
+        print("no run yet of: pretraining", file=sys.stderr)
+
+    written = []
+    for freeze, name in ((False, "loss1.png"), (True, "loss2.png")):
+        if any((init, freeze) in groups for init in STYLES):
+            written.append(save(draw_losses(groups, freeze), out / name))
+    if groups:
+        written.append(save(draw_accuracy(groups), out / "accuracy.png"))
+    if pretraining:
+        written.append(save(draw_pretraining(pretraining), out / "pretraining.png"))
+    print(table(groups), end="")
+    print("\n".join(str(path) for path in written))
+
+
+def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
+    """Classifier runs that can be compared, and the metrics of each pretraining run by name.
+
+    Where the classifiers differ in data, size, labels or epochs, those like the newest stay.
+    """
+    classifiers, pretraining = [], {}
+    for folder in sorted(p for p in runs.iterdir() if (p / "metrics.jsonl").is_file()):
+        rows = read_jsonl(folder / "metrics.jsonl")
+        summary = folder / "summary.json"
+        try:
+            if summary.is_file():
+                read = json.loads(summary.read_text(encoding="utf-8"))
+                if not {*SAME, "init", "freeze", "seed", "test_accuracy", "classes"} <= read.keys():
+                    raise ValueError("the summary lacks keys")
+                if not rows or not {"epoch", "loss"} <= rows[0].keys():
+                    raise ValueError("the metrics lack keys")
+                age = summary.stat().st_mtime
+                classifiers.append({"name": folder.name, "summary": read, "rows": rows, "age": age})
+            elif rows and {"tau", "spread"} <= rows[0].keys():
+                pretraining[folder.name] = rows
+        except (ValueError, AttributeError):
+            print(f"left out {folder}: its files are damaged", file=sys.stderr)
+    if classifiers:
+        newest = max(classifiers, key=lambda run: run["age"])["summary"]
+        others = [r for r in classifiers if any(r["summary"][k] != newest[k] for k in SAME)]
+        if others:
+            names = ", ".join(r["name"] for r in others)
+            print(f"left out, other data, size, labels or epochs: {names}", file=sys.stderr)
+            classifiers = [r for r in classifiers if r not in others]
+    return classifiers, pretraining
+
+
+def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
+    """Training loss over epochs, random against BYOL: mean over seeds, band from min to max."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for init, style in STYLES.items():
+        group = groups.get((init, freeze))
+        if not group:
+            continue
+        length = min(len(run["rows"]) for run in group)
+        losses = np.array([[row["loss"] for row in run["rows"][:length]] for run in group])
+        epochs = [row["epoch"] for row in group[0]["rows"][:length]]
+        label = style["label"] + (f" ({len(group)} seeds)" if len(group) > 1 else "")
+        axes.plot(
+            epochs, losses.mean(0), style["linestyle"], color=style["color"], label=label, lw=2
+        )
+        axes.fill_between(
+            epochs, losses.min(0), losses.max(0), color=style["color"], alpha=0.2, lw=0
+        )
+    summary = next(g for (_, f), g in groups.items() if f == freeze)[0]["summary"]
+    axes.set_title(
+        f"Training loss, {PARTS[freeze]} ({summary['data']}, {summary['labels']} labels)"
+    )
+    axes.set_xlabel("epoch over the labelled images")
+    axes.set_ylabel("cross-entropy (nats)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def draw_accuracy(groups: dict) -> plt.Figure:
+    """Test accuracy of the four: bars of the mean, a dot for each seed."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for init, style in STYLES.items():
+        for place, freeze in enumerate((True, False)):
+            group = groups.get((init, freeze))
+            x = place + (0.2 if init == "byol" else -0.2)
+            if not group:
+                axes.text(x, 2, "no run", ha="center", color="0.4")
+                continue
+            values = 100 * np.array([run["summary"]["test_accuracy"] for run in group])
+            axes.bar(x, values.mean(), 0.36, color=style["color"], hatch=style["hatch"], alpha=0.75,
+                     edgecolor="white", label=style["label"] if place == 0 else None)  # fmt: skip
+            if len(values) > 1:
+                spread = np.linspace(-0.08, 0.08, len(values))
+                axes.plot(x + spread, values, "o", color="black", ms=4, zorder=3)
+            axes.text(x, values.max() + 1.5, f"{values.mean():.1f}", ha="center", weight="bold")
+    summary = next(iter(groups.values()))[0]["summary"]
+    chance = 100 / len(summary["classes"])
+    axes.axhline(chance, color="0.3", ls=":", lw=1)
+    axes.text(1.55, chance + 0.8, "chance", ha="right", color="0.3", fontsize=9)
+    axes.set_xlim(-0.6, 1.6)
+    axes.set_ylim(0, 109)
+    axes.set_xticks([0, 1], [PARTS[True], PARTS[False]])
+    axes.set_ylabel("test accuracy (%)")
+    seeds = max(len(g) for g in groups.values())
+    axes.set_title(
+        f"{summary['data']}, {summary['labels']} labels, {summary['image_size']} px"
+        + (f"; dots are {seeds} seeds" if seeds > 1 else "")
+    )
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(handles, labels, loc="upper left", ncols=2)
+    return figure
+
+
+def draw_pretraining(pretraining: dict[str, list[dict]]) -> plt.Figure:
+    """Loss, learning rate, tau and spread of each pretraining run over its epochs."""
+    panels = [
+        ("loss", "loss (0 to 8)"),
+        ("lr", "learning rate"),
+        ("tau", "tau of the target"),
+        ("spread", "spread of projections"),
+    ]
+    figure, grid = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True)
+    colours = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
+    for axes, (key, label) in zip(grid.flat, panels, strict=True):
+        for number, (name, rows) in enumerate(pretraining.items()):
+            style = ("-", "--", "-.", ":")[number % 4]
+            axes.plot([r["epoch"] for r in rows], [r[key] for r in rows], style, lw=1.5, label=name,
+                      color=colours[number % len(colours)])  # fmt: skip
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    grid[1, 1].set_ylim(0, 1.1)
+    grid[1, 1].text(0.02, 0.04, "0 = collapsed, 1 = evenly spread", transform=grid[1, 1].transAxes,
+                    color="0.3", fontsize=9)  # fmt: skip
+    for axes in grid[1]:
+        axes.set_xlabel("epoch over the unlabelled images")
+    if len(pretraining) > 1:
+        grid[0, 0].legend()
+    figure.suptitle("BYOL pretraining")
+    return figure
+
+
+def save(figure: plt.Figure, path: Path) -> Path:
+    """Write a picture whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=120, format="png")
+    temporary.replace(path)
+    plt.close(figure)
+    return path
+
+
+def table(groups: dict) -> str:
+    """The accuracies as a Markdown table: mean and standard deviation over seeds, in per cent."""
+    if not groups:
+        return ""
+    lines = ["| test accuracy, % | random weights | BYOL weights |", "|---|---|---|"]
+    for freeze in (True, False):
+        cells = []
+        for init in STYLES:
+            values = [100 * r["summary"]["test_accuracy"] for r in groups.get((init, freeze), [])]
+            if not values:
+                cells.append("no run")
+            elif len(values) == 1:
+                cells.append(f"{values[0]:.1f}")
+            else:
+                deviation = np.std(values, ddof=1)
+                cells.append(f"{np.mean(values):.1f} ± {deviation:.1f} ({len(values)} seeds)")
+        lines.append(f"| {PARTS[freeze]} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

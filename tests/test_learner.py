@@ -1,0 +1,158 @@
+"""The method against closed forms, and the faults that popular implementations have."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from byol.ema import ema_update, frozen_copy
+from byol.encoder import Encoder
+from byol.heads import mlp_head
+from byol.learner import BYOL, regression_loss, spread
+
+
+@pytest.fixture
+def learner():
+    torch.manual_seed(0)
+    return BYOL(Encoder(), hidden_dim=32, projection_dim=16)
+
+
+@pytest.fixture
+def views():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 6, 3, 32, 32, generator=generator)
+
+
+def test_regression_loss_is_the_squared_distance_of_unit_vectors():
+    a, b = torch.randn(5, 7), torch.randn(5, 7)
+    distance = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1)
+    torch.testing.assert_close(regression_loss(a, b), distance)
+    torch.testing.assert_close(regression_loss(a, 3 * a), torch.zeros(5), atol=1e-6, rtol=0)
+    torch.testing.assert_close(regression_loss(a, -a), torch.full((5,), 4.0))
+
+
+def test_regression_loss_is_float32_for_half_precision_input():
+    a = torch.randn(5, 7).bfloat16()
+    assert regression_loss(a, a).dtype == torch.float32
+
+
+def test_loss_is_the_sum_of_both_cross_terms(learner, views):
+    """Each view predicts the other, each in a forward of its own, nothing halved."""
+    view1, view2 = views
+    reference = copy.deepcopy(learner)
+
+    def online(view):
+        projection = reference.projector(reference.encoder(view))
+        return F.normalize(reference.predictor(projection), dim=1)
+
+    def target(view):
+        return F.normalize(reference.target_projector(reference.target_encoder(view)), dim=1)
+
+    expected = 0.0
+    for one, other in ((view1, view2), (view2, view1)):
+        cosine = (online(one) * target(other)).sum(1)
+        expected = expected + (2 - 2 * cosine).mean()
+    loss, _ = learner(view1, view2)
+    torch.testing.assert_close(loss, expected)
+    assert 0 < loss.item() < 8
+
+    same_view = sum((2 - 2 * (online(v) * target(v)).sum(1)).mean() for v in (view1, view2))
+    assert abs(loss.item() - same_view.item()) > 1e-3  # a view paired with itself would show
+
+
+def test_loss_is_symmetric_in_the_views(learner, views):
+    loss, _ = learner(*views)
+    swapped, _ = learner(views[1], views[0])
+    torch.testing.assert_close(loss, swapped)
+
+
+def test_views_are_normalised_apart(learner, views):
+    """One batch of 2N would mix the statistics of two very different views."""
+    view1, view2 = views[0], 5 * views[1] + 3
+    loss, _ = learner(view1, view2)
+    both = learner.predictor(learner.projector(learner.encoder(torch.cat([view1, view2]))))
+    with torch.no_grad():
+        targets = learner.target_projector(learner.target_encoder(torch.cat([view2, view1])))
+    mixed = 2 * regression_loss(both, targets).mean()
+    assert abs(loss.item() - mixed.item()) > 1e-3
+
+
+def test_only_the_online_network_gets_gradients(learner, views):
+    learner(*views)[0].backward()
+    for name, parameter in learner.named_parameters():
+        if name.startswith("target"):
+            assert parameter.grad is None, name
+            assert not parameter.requires_grad
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_target_starts_as_a_copy_and_normalises_by_its_own_batch(learner, views):
+    for online, target in ((learner.encoder, learner.target_encoder),
+                           (learner.projector, learner.target_projector)):  # fmt: skip
+        for a, b in zip(online.parameters(), target.parameters(), strict=True):
+            assert torch.equal(a, b)
+            assert a.data_ptr() != b.data_ptr()
+    learner.train()
+    assert learner.target_encoder.bn1.training
+    before = learner.target_encoder.bn1.running_mean.clone()
+    learner(*views)
+    assert not torch.equal(before, learner.target_encoder.bn1.running_mean)
+
+
+def test_ema_multiplies_the_target_by_tau_and_leaves_buffers_alone():
+    online = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    target = frozen_copy(online)
+    with torch.no_grad():
+        for p in online.parameters():
+            p.add_(1.0)
+        online[1].running_mean.fill_(9.0)
+    before = [p.clone() for p in target.parameters()]
+    ema_update(target, online, tau=0.9)
+    for old, new, other in zip(before, target.parameters(), online.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * other)
+    assert torch.equal(target[1].running_mean, torch.zeros(2))
+
+
+def test_update_target_moves_encoder_and_projector(learner):
+    with torch.no_grad():
+        for p in learner.parameters():
+            if p.requires_grad:
+                p.add_(0.5)
+    learner.update_target(0.0)
+    for online, target in ((learner.encoder, learner.target_encoder),
+                           (learner.projector, learner.target_projector)):  # fmt: skip
+        for a, b in zip(online.parameters(), target.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_heads_have_the_papers_layers():
+    head = mlp_head(512)
+    assert [type(m).__name__ for m in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert head[0].weight.shape == (4096, 512)
+    assert head[0].bias is not None
+    assert head[3].weight.shape == (256, 4096)
+    assert head[3].bias is None
+
+
+def test_spread_is_zero_when_collapsed_and_one_on_the_sphere():
+    assert spread(torch.ones(64, 32)).item() == pytest.approx(0, abs=1e-6)
+    assert spread(torch.randn(4096, 32)).item() == pytest.approx(1, abs=0.02)
+    assert math.isfinite(spread(torch.randn(2, 8).bfloat16()).item())
+
+
+def test_a_few_steps_lower_the_loss_on_one_batch(learner, views):
+    optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss, _ = learner(*views)
+        loss.backward()
+        optimizer.step()
+        learner.update_target(0.99)
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]

@@ -1,0 +1,36 @@
+"""Which image comes when: a function of (seed, step) alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from byol.loader import batches, positions_at
+
+
+def test_an_epoch_shows_each_image_once_and_drops_the_rest():
+    seen = np.concatenate([positions_at(step, 23, 5, seed=1) for step in range(4)])
+    assert len(seen) == 20
+    assert len(set(seen.tolist())) == 20
+    following = np.concatenate([positions_at(step, 23, 5, seed=1) for step in range(4, 8)])
+    assert seen.tolist() != following.tolist()
+
+
+def test_the_order_depends_on_seed_and_step_only():
+    expected = [positions_at(step, 23, 5, seed=1).tolist() for step in range(12)]
+    assert [positions_at(s, 23, 5, seed=1).tolist() for s in reversed(range(12))] == expected[::-1]
+    assert positions_at(0, 23, 5, seed=2).tolist() != expected[0]
+
+
+@pytest.mark.parametrize("start", [0, 3, 7])
+def test_a_run_that_starts_later_gets_the_same_batches(start):
+    images = np.arange(23, dtype=np.uint8).reshape(23, 1, 1, 1).repeat(3, axis=1)
+    rows = np.arange(23)[::-1].copy()
+    device = torch.device("cpu")
+    whole = list(batches(images, rows, 5, 1, range(9), device))
+    tail = list(batches(images, rows, 5, 1, range(start, 9), device))
+    for (step_a, rows_a, batch_a), (step_b, rows_b, batch_b) in zip(
+        whole[start:], tail, strict=True
+    ):
+        assert step_a == step_b
+        assert rows_a.tolist() == rows_b.tolist() == batch_a[:, 0, 0, 0].tolist()
+        assert torch.equal(batch_a, batch_b)

@@ -1,0 +1,106 @@
+"""Schedules against their formulas, LARS against a plain loop, groups against their rule."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from byol.optim import DEFAULTS, LARS, build_optimizer, parameter_groups, set_lr
+from byol.schedules import lr_at, tau_at
+
+
+def test_tau_follows_the_papers_cosine():
+    assert tau_at(0, 1000, 0.99) == pytest.approx(0.99)
+    assert tau_at(1000, 1000, 0.99) == pytest.approx(1.0)
+    assert tau_at(500, 1000, 0.99) == pytest.approx(0.995)
+    for k in (1, 123, 999):
+        expected = 1 - (1 - 0.996) * (math.cos(math.pi * k / 1000) + 1) / 2
+        assert tau_at(k, 1000, 0.996) == pytest.approx(expected)
+
+
+def test_lr_warms_up_linearly_and_falls_by_a_cosine():
+    assert [lr_at(k, 100, 10, 2.0) for k in (0, 5, 10)] == pytest.approx([0.0, 1.0, 2.0])
+    assert lr_at(55, 100, 10, 2.0) == pytest.approx(1.0)
+    assert lr_at(100, 100, 10, 2.0) == pytest.approx(0.0)
+    assert lr_at(0, 100, 0, 2.0) == pytest.approx(2.0)
+    falling = [lr_at(k, 100, 10, 2.0) for k in range(10, 101)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def reference_lars(p, grad, m, lr, decay, momentum, eta, adapt):
+    """One parameter, plain Python, from the paper of LARS and the authors' exclusions."""
+    if adapt:
+        grad = grad + decay * p
+        p_norm, g_norm = p.norm().item(), grad.norm().item()
+        grad = grad * (eta * p_norm / g_norm if p_norm > 0 and g_norm > 0 else 1.0)
+    m = momentum * m + grad
+    return p - lr * m, m
+
+
+def test_lars_equals_a_plain_loop():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    with torch.no_grad():
+        model[2].weight.zero_()  # a norm of 0: ratio 1
+    optimizer = build_optimizer("lars", parameter_groups(model), 0.1)
+    expected = {n: (p.detach().clone(), torch.zeros_like(p)) for n, p in model.named_parameters()}
+    for step in range(4):
+        x = torch.randn(8, 5)
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        lr = 0.3 * (step + 1)
+        set_lr(optimizer, lr)
+        for name, p in model.named_parameters():
+            old, m = expected[name]
+            adapt = p.ndim > 1
+            expected[name] = reference_lars(old, p.grad, m, lr, 0.1, 0.9, 1e-3, adapt)
+        optimizer.step()
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(p.detach(), expected[name][0], msg=name)
+
+
+def test_biases_and_batchnorm_have_no_decay_and_no_adaptation():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    decayed, plain = parameter_groups(model)
+    assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[3].weight)}
+    assert {id(p) for p in plain["params"]} == {
+        id(model[0].bias), id(model[1].weight), id(model[1].bias), id(model[3].bias)
+    }  # fmt: skip
+    assert plain["weight_decay"] == 0
+    assert decayed["adapt"]
+    assert not plain["adapt"]
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_each_optimizer_lowers_a_loss_at_its_own_default(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+    lr, decay = DEFAULTS[name]
+    optimizer = build_optimizer(name, parameter_groups(model), decay)
+    set_lr(optimizer, lr)
+    x = torch.randn(64, 8)
+    y = x[:, :1] * 2
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_frozen_parameters_are_not_in_the_groups_and_state_round_trips():
+    model = nn.Linear(3, 3)
+    model.bias.requires_grad_(False)
+    groups = parameter_groups(model)
+    assert groups[1]["params"] == []
+    optimizer = LARS(groups, lr=0.1)
+    model(torch.randn(2, 3)).sum().backward()
+    optimizer.step()
+    other = LARS(parameter_groups(model), lr=0.1)
+    other.load_state_dict(optimizer.state_dict())
+    assert torch.equal(
+        other.state[model.weight]["momentum"], optimizer.state[model.weight]["momentum"]
+    )

@@ -1,0 +1,393 @@
+"""The three scripts through their `main(argv)`, on tiny data, and what bad input gets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+import plot_losses
+import train_byol
+import train_classifier
+from byol import checkpoint
+from byol.metrics import read_jsonl
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT.parent / "shared" / "datasets" / "cats_vs_dogs.zip"
+TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "32", "--projection-dim", "16",
+        "--batch-size", "8", "--epochs", "2", "--log-every", "2", "--optimizer", "sgd",
+        "--recipe", "cartoons", "--amp", "off"]  # fmt: skip
+TINY_CLASSIFIER = ["--epochs", "3", "--batch-size", "4", "--amp", "off"]
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of 44 cartoons in two classes, with a test split of 12."""
+    from data.cartoons import CLASSES, draw
+
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(44):
+        image, label = draw(7, index, 40)
+        split = "test" if index >= 32 else "train"
+        path = folder / split / CLASSES[label] / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, cache, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BYOL_CACHE", str(cache))
+
+
+def pretrain(photos, *extra):
+    return train_byol.main(["--data", str(photos), "--labels", "8", *TINY, *extra])
+
+
+def classify(*extra):
+    return train_classifier.main([*TINY_CLASSIFIER, *extra])
+
+
+@pytest.fixture(scope="session")
+def encoder_file(photos, cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    os.environ["BYOL_CACHE"] = str(cache)
+    out, run = str(folder / "byol.pt"), str(folder / "run")
+    assert pretrain(photos, "--out", out, "--run-dir", run) == 0
+    return Path(out)
+
+
+def fails(capsys, code, *words):
+    """The script ended with exit code 2, one sentence on stderr, no traceback."""
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("error:")]
+    assert code == 2
+    assert len(errors) == 1
+    assert "Traceback" not in captured.err
+    for word in words:
+        assert word in errors[0]
+
+
+def test_the_whole_job(photos, capsys, tmp_path):
+    assert pretrain(photos) == 0
+    banner = capsys.readouterr().out
+    assert "24 unlabelled images" in banner
+    assert "8 labelled" in banner
+    assert "12 in a test split" in banner
+    assert "0.1 x 8/256" not in banner
+    assert "/256 =" in banner
+    rows = read_jsonl("runs/byol/metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    for row in rows:
+        assert row.keys() == {"step", "epoch", "loss", "lr", "tau", "images_per_second", "spread"}
+        assert 0 < row["loss"] < 8
+    assert json.loads(Path("runs/byol/config.json").read_text())["batch_size"] == 8
+    split = json.loads(Path("runs/byol/split.json").read_text())
+    assert len(split["labelled"]) == 8
+
+    content = torch.load("byol.pt", weights_only=True)
+    missing, unexpected = torchvision.models.resnet18().load_state_dict(
+        content["encoder"], strict=False
+    )
+    assert (sorted(missing), unexpected) == (["fc.bias", "fc.weight"], [])
+    assert content["image_size"] == 32
+    assert content["mean"] == [0.485, 0.456, 0.406]
+
+    data = ["--data", str(photos), "--labels", "8"]
+    size = ["--image-size", "32", "--store-size", "32"]
+    for seed in ("0", "1"):
+        assert classify(*data, *size, "--seed", seed) == 0
+        assert classify(*data, *size, "--seed", seed, "--freeze") == 0
+        assert classify("--init", "byol.pt", "--seed", seed) == 0
+        assert classify("--init", "byol.pt", "--seed", seed, "--freeze") == 0
+    summary = json.loads(Path("runs/classifier-byol-frozen/summary.json").read_text())
+    assert summary["tested_on"] == "test split"
+    assert (summary["labels"], summary["test_images"], summary["freeze"]) == (8, 12, True)
+    assert [row["epoch"] for row in read_jsonl("runs/classifier-byol-full/metrics.jsonl")] == [
+        1, 2, 3,
+    ]  # fmt: skip
+    assert Path("runs/classifier-random-full-seed1/classifier.pt").is_file()
+
+    capsys.readouterr()
+    assert plot_losses.main([]) == 0
+    captured = capsys.readouterr()
+    assert "no run" not in captured.out + captured.err
+    assert "(2 seeds)" in captured.out
+    for name in ("loss1", "loss2", "accuracy", "pretraining"):
+        with Image.open(f"plots/{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_frozen_means_frozen_and_the_saved_classifier_repeats_its_accuracy(encoder_file, photos):
+    assert classify("--init", str(encoder_file), "--freeze") == 0
+    before = checkpoint.load(encoder_file, checkpoint.ENCODER)["encoder"]
+    after = checkpoint.load("runs/classifier-byol-frozen/classifier.pt", checkpoint.CLASSIFIER)
+    assert before.keys() == after["encoder"].keys()
+    for key, value in before.items():
+        assert torch.equal(value, after["encoder"][key]), key
+
+    model = torchvision.models.resnet18()
+    model.fc = torch.nn.Linear(512, 2)
+    model.load_state_dict(
+        {**after["encoder"], "fc.weight": after["head"]["weight"], "fc.bias": after["head"]["bias"]}
+    )
+    model.eval()
+    hits, names = 0, sorted((photos / "test").glob("*/*.png"))
+    for path in names:
+        image = torchvision.transforms.functional.to_tensor(Image.open(path).resize((32, 32), 3))
+        x = torchvision.transforms.functional.normalize(image, after["mean"], after["std"])
+        hits += after["classes"][model(x[None]).argmax()] == path.parent.name
+    summary = json.loads(Path("runs/classifier-byol-frozen/summary.json").read_text())
+    assert hits / len(names) == pytest.approx(summary["test_accuracy"], abs=1 / len(names))
+
+
+def test_full_training_changes_the_encoder(encoder_file):
+    assert classify("--init", str(encoder_file)) == 0
+    before = checkpoint.load(encoder_file, checkpoint.ENCODER)["encoder"]
+    after = checkpoint.load("runs/classifier-byol-full/classifier.pt", checkpoint.CLASSIFIER)
+    assert not torch.equal(before["conv1.weight"], after["encoder"]["conv1.weight"])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(photos, encoder_file):
+    again = pretrain(photos, "--out", "again.pt", "--run-dir", "again")
+    other = pretrain(photos, "--out", "other.pt", "--run-dir", "other", "--seed", "1")
+    assert (again, other) == (0, 0)
+    first, same, different = (
+        torch.load(path, weights_only=True)["encoder"]["conv1.weight"]
+        for path in (encoder_file, "again.pt", "other.pt")
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, different)
+
+
+def test_accumulation_makes_one_update_per_batch(photos):
+    assert pretrain(photos, "--accumulate", "2", "--epochs", "1") == 0
+    assert torch.load("runs/byol/last.pt", weights_only=True)["step"] == 3
+    rows = read_jsonl("runs/byol/metrics.jsonl")
+    assert rows[-1]["step"] == 3
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+def test_every_optimizer_trains(photos, optimizer):
+    assert pretrain(photos, "--optimizer", optimizer, "--epochs", "1") == 0
+
+
+def test_bf16_trains(photos):
+    assert pretrain(photos, "--amp", "bf16", "--epochs", "1") == 0
+    assert np.isfinite(read_jsonl("runs/byol/metrics.jsonl")[-1]["loss"])
+
+
+def test_flat_folder_is_all_unlabelled(tmp_path, capsys):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for index in range(16):
+        noise = np.random.default_rng(index).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{index}.jpg")
+    assert train_byol.main(["--data", str(folder), *TINY, "--epochs", "1"]) == 0
+    capsys.readouterr()
+    fails(capsys, classify("--init", "byol.pt", "--freeze"), "class folders")
+
+
+def test_ctrl_c_saves_and_resume_goes_on_to_the_same_result(photos, encoder_file, tmp_path):
+    command = [sys.executable, str(ROOT / "train_byol.py"), "--data", str(photos), "--labels", "8",
+               *TINY, "--epochs", "400"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = Path("runs/byol/metrics.jsonl")
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(read_jsonl(metrics)) >= 2):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    stopped = torch.load("runs/byol/last.pt", weights_only=True)["step"]
+    assert 4 <= stopped < 1200
+
+
+def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
+    assert pretrain(photos, "--out", "whole.pt", "--run-dir", "whole") == 0
+
+    class StopAfterFour:
+        steps = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        @property
+        def asked(self):
+            return step_counter["n"] >= 4
+
+    step_counter = {"n": 0}
+    update = train_byol.BYOL.update_target
+
+    def counted(self, tau):
+        step_counter["n"] += 1
+        update(self, tau)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_byol, "Interrupt", StopAfterFour)
+        patch.setattr(train_byol.BYOL, "update_target", counted)
+        assert pretrain(photos, "--out", "part.pt", "--run-dir", "part") == 130
+    assert not Path("part.pt").exists()
+    assert torch.load("part/last.pt", weights_only=True)["step"] == 4
+    assert pretrain(photos, "--out", "part.pt", "--run-dir", "part", "--resume") == 0
+    whole, part = (torch.load(f"{n}.pt", weights_only=True)["encoder"] for n in ("whole", "part"))
+    for key, value in whole.items():
+        assert torch.equal(value, part[key]), key
+    steps = [row["step"] for row in read_jsonl("part/metrics.jsonl")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 6
+
+
+def test_holdout_is_seen_by_neither_stage(photos):
+    assert pretrain(photos, "--holdout", "6", "--out", "h.pt") == 0
+    split = json.loads(Path("runs/byol/split.json").read_text())
+    assert len(split["holdout"]) == 6
+    assert not set(split["holdout"]) & (set(split["unlabelled"]) | set(split["labelled"]))
+    assert classify("--init", "h.pt", "--freeze") == 0
+    again = json.loads(Path("runs/classifier-byol-frozen/split.json").read_text())
+    assert again["holdout"] == split["holdout"]
+    assert again["labelled"] == split["labelled"]
+
+
+def test_a_holdout_that_pretraining_has_seen_is_refused(encoder_file, capsys):
+    code = classify("--init", str(encoder_file), "--freeze", "--holdout", "6")
+    fails(capsys, code, "--holdout", "has seen")
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--batch-size", "100"], ["--batch-size 100", "24"]),
+        (["--batch-size", "1"], ["batch_size", "at least 2"]),
+        (["--accumulate", "3"], ["--accumulate 3", "--batch-size 8"]),
+        (["--accumulate", "8"], ["BatchNorm"]),
+        (["--labels", "50"], ["50", "--labels"]),
+        (["--image-size", "4"], ["image_size"]),
+        (["--device", "tpu"], ["--device"]),
+        (["--resume"], ["--resume"]),
+        (["--resume", "--overwrite"], ["--overwrite"]),
+        (["--out", "."], ["folder"]),
+        (["--amp", "fp16", "--device", "cpu"], ["fp16", "CUDA"]),
+        (["--data", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_bad_pretraining_input(photos, capsys, extra, words):
+    fails(capsys, pretrain(photos, *extra), *words)
+    assert not Path("byol.pt").exists()
+
+
+def test_a_run_is_not_overwritten_unasked(photos, capsys):
+    assert pretrain(photos, "--epochs", "1") == 0
+    before = Path("runs/byol/metrics.jsonl").read_bytes()
+    fails(capsys, pretrain(photos, "--epochs", "1"), "--resume", "--overwrite", "runs/byol")
+    assert Path("runs/byol/metrics.jsonl").read_bytes() == before
+    fails(capsys, pretrain(photos, "--resume"), "epochs", "was 1", "is now 2")
+    assert pretrain(photos, "--epochs", "1", "--overwrite") == 0
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(photos, capsys, monkeypatch):
+    forward = train_byol.BYOL.forward
+    calls = {"n": 0}
+
+    def broken(self, view1, view2):
+        loss, spread = forward(self, view1, view2)
+        calls["n"] += 1
+        return (loss * float("nan"), spread) if calls["n"] > 4 else (loss, spread)
+
+    monkeypatch.setattr(train_byol.BYOL, "forward", broken)
+    fails(capsys, pretrain(photos), "not finite", "last.pt")
+    state = torch.load("runs/byol/last.pt", weights_only=True)
+    assert state["step"] == 3
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+    assert not Path("byol.pt").exists()
+
+
+def test_a_full_disk_is_one_sentence(photos, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "last.pt")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    fails(capsys, pretrain(photos), "disk is full")
+
+
+def test_bad_classifier_input(photos, encoder_file, capsys, tmp_path):
+    fails(capsys, classify("--init", "none.pt"), "none.pt")
+    state = encoder_file.parent / "run" / "last.pt"
+    fails(capsys, classify("--init", str(state)), "last.pt", "state of training")
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    fails(capsys, classify("--init", "junk.pt"), "junk.pt")
+    code = classify("--init", str(encoder_file), "--image-size", "64")
+    fails(capsys, code, "--image-size 64", "32")
+    fails(capsys, classify("--init", str(encoder_file), "--labels", "0"), "--labels")
+    fails(capsys, classify("--init", str(encoder_file), "--labels", "999"), "999")
+    (tmp_path / "file").write_text("")
+    fails(capsys, classify("--init", str(encoder_file), "--run-dir", "file/x"), "--run-dir")
+    one = tmp_path / "one" / "cat"
+    one.mkdir(parents=True)
+    for index in range(12):
+        Image.new("RGB", (40, 40), (index, 0, 0)).save(one / f"{index}.png")
+    fails(capsys, classify("--data", "one", "--image-size", "32", "--labels", "4"), "class")
+
+
+def test_plots_name_what_is_missing_and_go_on(encoder_file, capsys):
+    assert classify("--init", str(encoder_file), "--freeze") == 0
+    damaged = Path("runs/damaged")
+    damaged.mkdir()
+    (damaged / "metrics.jsonl").write_text('{"epoch": 1, "loss": 1}\n')
+    (damaged / "summary.json").write_text("{")
+    capsys.readouterr()
+    assert plot_losses.main([]) == 0
+    captured = capsys.readouterr()
+    assert "random frozen backbone" in captured.err
+    assert "pretraining" in captured.err
+    assert "damaged" in captured.err
+    assert Path("plots/loss2.png").is_file()
+    assert not Path("plots/loss1.png").exists()
+
+
+def test_plots_without_runs(capsys, tmp_path):
+    fails(capsys, plot_losses.main([]), "runs")
+    (tmp_path / "runs").mkdir()
+    fails(capsys, plot_losses.main([]), "no finished run")
+
+
+def test_real_photos(tmp_path):
+    """A few hundred of the real photos, two empty files among them, from zip to pictures."""
+    if not REAL.is_file():
+        pytest.skip(f"the real photos are not at {REAL}")
+    with zipfile.ZipFile(REAL) as source, zipfile.ZipFile("some.zip", "w") as some:
+        for kind, empty in (("Cat", 666), ("Dog", 11702)):
+            for number in [*range(150), empty]:
+                name = f"PetImages/{kind}/{number}.jpg"
+                some.writestr(name, source.read(name))
+    size = ["--image-size", "48", "--labels", "20"]
+    assert train_byol.main(
+        ["--data", "some.zip", *size, "--batch-size", "32", "--epochs", "1", "--optimizer", "adamw"]
+    ) == 0  # fmt: skip
+    assert classify("--init", "byol.pt", "--freeze") == 0
+    summary = json.loads(Path("runs/classifier-byol-frozen/summary.json").read_text())
+    assert summary["tested_on"] == "hidden labels"
+    assert summary["test_images"] == 280
+    assert plot_losses.main([]) == 0
