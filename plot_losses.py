@@ -29,7 +29,7 @@ STYLES = {
     "byol": {"color": "#0072B2", "linestyle": "-", "hatch": "", "label": "BYOL weights"},
 }
 PARTS = {False: "full model", True: "frozen backbone"}
-SAME = ("data", "image_size", "labels", "epochs")  # what runs that are compared must share
+SAME = ("data", "image_size", "labels")  # what runs that are compared must share
 
 
 @command
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     """Classifier runs that can be compared, and the metrics of each pretraining run by name.
 
-    Where the classifiers differ in data, size, labels or epochs, those like the newest stay.
+    Where the classifiers differ in data, size or labels, those like the newest stay.
     """
     classifiers, pretraining = [], {}
     for folder in sorted(p for p in runs.iterdir() if (p / "metrics.jsonl").is_file()):
@@ -94,7 +94,7 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
         others = [r for r in classifiers if any(r["summary"][k] != newest[k] for k in SAME)]
         if others:
             names = ", ".join(r["name"] for r in others)
-            print(f"left out, other data, size, labels or epochs: {names}", file=sys.stderr)
+            print(f"left out, other data, size or labels: {names}", file=sys.stderr)
             classifiers = [r for r in classifiers if r not in others]
     return classifiers, pretraining
 

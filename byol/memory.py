@@ -15,36 +15,35 @@ def estimate_step_bytes(
 ) -> int:
     """Bytes of weights, gradients, optimizer state, views and saved activations of one step.
 
-    `model(view1, view2)` runs once on the CPU with two images; what autograd saves is counted
-    and scaled to `batch` images. The model's BatchNorm buffers are left as they were.
+    `model(view1, view2)`, on the CPU, runs with two images and with four; what autograd saves for
+    the two more is scaled to `batch`. The model's BatchNorm buffers are left as they were.
     """
-    saved: dict[int, int] = {}
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     buffers = [b.clone() for b in model.buffers()]
-    views = torch.zeros(2, 2, 3, image_size, image_size)
-    # kept alive until counted, so that no address is used twice
-    with (
-        torch.autograd.graph.saved_tensors_hooks(count, lambda t: t),
-        autocast(torch.device("cpu"), amp and torch.bfloat16),
-    ):
-        loss, _ = model(*views)
-    del loss
+    two, four = (_saved_bytes(model, image_size, count, amp) for count in (2, 4))
     for buffer, before in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(before)
 
-    all_weights = sum(p.numel() for p in model.parameters())
+    weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     per_weight = 4 + (0 if amp is None else 2)  # autocast keeps a 16-bit copy
-    state = all_weights * per_weight + trained * 4 * (1 + _OPTIMIZER_COPIES[optimizer])
-    # saved activations of two images include 16-bit copies of weights: taken off again
-    copies = 0 if amp is None else trained * 2
-    activations = max(0, sum(saved.values()) - copies) * batch // 2
-    pixels = batch * 3 * image_size**2 * 4 * 2
-    return state + activations + pixels
+    state = weights * per_weight + trained * 4 * (1 + _OPTIMIZER_COPIES[optimizer])
+    activations = (four - two) * batch // 2
+    views = 2 * batch * 3 * image_size**2 * 4
+    return state + activations + views
+
+
+def _saved_bytes(model: nn.Module, image_size: int, count: int, amp: torch.dtype | None) -> int:
+    """Bytes that autograd keeps for the backward pass of `count` images."""
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    views = torch.zeros(2, count, 3, image_size, image_size)
+    precision = autocast(torch.device("cpu"), amp and torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), precision:
+        loss, _ = model(*views)  # the graph of `loss` keeps every noted address in use
+    del loss
+    return sum(saved.values())

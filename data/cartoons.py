@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 CLASSES = ["cat", "dog"]
 TRAIN_IMAGES = 4000
 TEST_IMAGES = 1500
-VERSION = 4
+VERSION = 7
 
 SUPERSAMPLE = 4
 OUTLINE = 0.034
@@ -217,7 +217,7 @@ class Animal:
     def __init__(self, rng: np.random.Generator, pen: Pen, kind: int, breed: Breed) -> None:
         self.rng, self.pen, self.breed, self.is_dog = rng, pen, breed, CLASSES[kind] == "dog"
         base = COATS[rng.integers(len(COATS))]
-        self.base = mix(base, mix(CREAM, INK, rng.uniform()), 0.05)
+        self.base = mix(base, mix(CREAM, INK, rng.uniform()), 0.14)
         # Dogs have more dark area (nose, ears), so that cats' markings are deeper: the statistics
         # of the pixel values are to be those of one and the same distribution.
         self.dark = mix(self.base, INK, rng.uniform(0.0, 0.16) + (0.36 if self.is_dog else 0.53))
@@ -230,7 +230,7 @@ class Animal:
 
     def vary(self, spread: float) -> float:
         """A factor around 1."""
-        return 1.0 + self.rng.uniform(-spread, spread)
+        return 1.0 + self.rng.uniform(-spread, spread) * 1.5
 
     def mark(self, blob: Blob, marks: list, stripes: list, shift: float) -> None:
         """Dark coat markings on the head or the trunk, a little different every time."""
@@ -372,7 +372,7 @@ class Animal:
 
     def portrait(self, girth: float) -> None:
         """Head and shoulders."""
-        self.yaw = self.rng.uniform(-0.7, 0.3)
+        self.yaw = self.rng.uniform(-0.8, 0.3)
         self.trunk(Blob(0.1, 1.05, 0.62 * girth, 0.62, 0.1))
         self.head(0.0, -0.02, 0.62)
 
@@ -389,7 +389,7 @@ class Animal:
 
     def stand(self, girth: float) -> None:
         """Standing, seen from the side."""
-        self.yaw = self.rng.uniform(-1.0, -0.5)
+        self.yaw = self.rng.uniform(-1.0, -0.3)
         foot = 0.50 + 0.32 * self.breed.body[1]
         self.tail(0.66, 0.14, 0.8)
         for x in (-0.16, 0.58):
@@ -401,7 +401,7 @@ class Animal:
 
     def lie(self, girth: float) -> None:
         """Lying with the head up, seen from the side."""
-        self.yaw = self.rng.uniform(-1.0, -0.2)
+        self.yaw = self.rng.uniform(-1.0, -0.3)
         self.tail(0.70, 0.52, 0.8)
         self.trunk(Blob(0.22, 0.50, 0.60, 0.31 * girth))
         self.pen.shape(Blob(0.56, 0.62, 0.22, 0.21 * girth).at(CIRCLE), self.base)
@@ -411,23 +411,24 @@ class Animal:
 
     def pose(self) -> None:
         """Draw the animal in one of its poses."""
-        poses = (self.portrait,) * 4 + (self.sit,) * 2 + (self.stand, self.lie)
+        poses = (self.portrait,) * 2 + (self.sit,) * 2 + (self.stand, self.lie)
         poses[self.rng.integers(len(poses))](self.breed.body[0] * self.vary(0.06))
 
 
 def background(rng: np.random.Generator, pen: Pen) -> None:
     """A plain wall. Anything more would be what tells one picture from another."""
     wall = WALLS[rng.integers(len(WALLS))]
+    wall = mix(wall, CREAM if rng.uniform() < 0.5 else INK, rng.uniform(0.0, 0.14))
     pen.canvas.rectangle((0, 0, pen.side, pen.side), fill=wall)
 
 
 def light(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Brightness, a tint, a faint gradient and some haze (which lowers the contrast)."""
+    """A faint brightness gradient and some haze (which lowers the contrast)."""
     across = (np.arange(len(picture)) + 0.5) / len(picture) - 0.5
-    dx, dy, level = rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08), rng.uniform(0.75, 1.10)
+    dx, dy, level = rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08), rng.uniform(0.9, 1.06)
     gain = level + dx * across[None, :] + dy * across[:, None]
-    haze, tint = rng.uniform(0.0, 0.25), rng.uniform(0.8, 1.1, 3)
-    lit = (picture * (1.0 - haze) + 176.0 * haze) * gain[:, :, None] * tint
+    haze = rng.uniform(0.0, 0.25)
+    lit = (picture * (1.0 - haze) + 176.0 * haze) * gain[:, :, None]
     return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
 
 
@@ -437,8 +438,8 @@ def draw(seed: int, index: int, size: int) -> tuple[np.ndarray, int]:
     kind = index % 2
     pen = Pen(size)
     background(rng, pen)
-    x, y, angle = rng.uniform(-1.0, 1.0, 3) * (0.16, 0.14, 0.1)
-    pen.aim(x, y, rng.uniform(0.86, 1.14), angle, bool(rng.integers(2)))
+    x, y, angle = rng.uniform(-1.0, 1.0, 3) * (0.25, 0.2, 0.15)
+    pen.aim(x, y, rng.uniform(0.75, 1.2), angle, bool(rng.integers(2)))
     breed = BREEDS[kind][rng.integers(len(BREEDS[kind]))]
     Animal(rng, pen, kind, breed).pose()
     return light(rng, np.asarray(pen.image.reduce(SUPERSAMPLE))), kind
