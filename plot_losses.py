@@ -7,7 +7,6 @@ Reads config.json, metrics.jsonl and summary.json of each run folder, nothing el
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import defaultdict
@@ -19,6 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from byol.config import Parser
 from byol.errors import UserError, command
 from byol.metrics import read_jsonl
 from byol.run_folder import make_folder
@@ -34,7 +34,7 @@ SAME = ("data", "image_size", "labels")  # what runs that are compared must shar
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--runs", default="runs", help="folder of run folders [runs]")
     parser.add_argument("--out", default="plots", help="folder for the pictures [plots]")
     args = parser.parse_args(argv)

@@ -10,11 +10,11 @@ The method is in byol/learner.py; this is the loop around it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 
 import torch
-from tqdm import tqdm
 
 from byol import checkpoint
 from byol.augment import two_views
@@ -26,7 +26,7 @@ from byol.interrupt import Interrupt
 from byol.learner import BYOL
 from byol.loader import batches
 from byol.memory import estimate_step_bytes
-from byol.metrics import MetricsFile, write_json
+from byol.metrics import MetricsFile, progress, write_json
 from byol.optim import DEFAULTS, build_optimizer, parameter_groups, set_lr
 from byol.run_folder import check_same_settings, open_run_folder
 from byol.schedules import lr_at, tau_at
@@ -116,8 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     losses, spreads = [], []
     started = since = time.perf_counter()
     todo = range(first_step, total_steps)
-    bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True,
-               mininterval=0.5 if sys.stderr.isatty() else 30)  # fmt: skip
+    bar = progress(total_steps, "step", first_step)
     with Interrupt() as stop, metrics, bar:
         for step, chosen, images in batches(
             photos.images, rows, config.batch_size, config.seed, todo, device
@@ -145,10 +144,14 @@ def main(argv: list[str] | None = None) -> None:
             bar.update()
             if done % config.log_every == 0 or epoch_ends or stop.asked:
                 mean_loss = torch.stack(losses).mean().item()
-                if mean_loss != mean_loss or mean_loss == float("inf"):
+                if not math.isfinite(mean_loss):
+                    last = run_dir / "last.pt"
+                    kept = (
+                        f"the last good state is {last}" if last.exists() else "nothing was saved"
+                    )
                     raise UserError(
-                        f"the loss is not finite at step {done:,} (rate {lr:.3g}); the last good "
-                        f"state is {run_dir / 'last.pt'}; try a lower --lr"
+                        f"the loss is not finite at step {done:,} (rate {lr:.3g}); {kept}; "
+                        "try a lower --lr"
                     )
                 now = time.perf_counter()
                 speed = len(losses) * piece / (now - since)

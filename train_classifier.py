@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from byol import checkpoint
 from byol.augment import CROP_AND_FLIP, Augment
@@ -28,7 +27,7 @@ from byol.device import autocast, describe, pick_amp, pick_device
 from byol.encoder import Encoder
 from byol.errors import UserError, command
 from byol.loader import gather, positions_at
-from byol.metrics import MetricsFile, write_json
+from byol.metrics import MetricsFile, progress, write_json
 from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.probe import Standardise, accuracy, extract_features
 from byol.run_folder import make_folder
@@ -55,15 +54,17 @@ def main(argv: list[str] | None = None) -> None:
     run_dir = make_folder(config.run_dir or Path(config.runs) / name, "--run-dir")
 
     photos = open_photos(config.data, config.stored_side)
+    check_classes(config, photos)
     split = make_split(photos, config.labels, config.holdout, config.split_seed, config.label_seed)
-    check_split(config, photos, split, source)
+    check_holdout(config, photos, source)
     tested_on, test_rows = pick_test_images(photos, split)
     classes, count = photos.classes, len(split.labelled)
 
     torch.manual_seed(config.seed)
-    encoder = checkpoint.load_encoder(source, config.init) if source else Encoder(
-        config.arch, config.stem
-    )  # fmt: skip
+    if source:
+        encoder = checkpoint.load_encoder(source, config.init)
+    else:
+        encoder = Encoder(config.arch, config.stem)
     head = nn.Linear(encoder.dim, len(classes))
     encoder.to(device, memory_format=torch.channels_last)
     head.to(device)
@@ -71,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     lr = config.frozen_lr if config.freeze else config.lr
     decay = config.frozen_weight_decay if config.freeze else config.weight_decay
     optimizer = build_optimizer(config.optimizer, parameter_groups(trained), decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     print(
         f"data        {photos.source}: {count:,} labelled images of {len(classes)} classes; "
         f"tested on {len(test_rows):,} ({tested_on}); {len(photos.skipped):,} files skipped\n"
@@ -95,8 +97,6 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- the loop
     started = time.perf_counter()
-    write_json(run_dir / "config.json", dataclasses.asdict(config))
-    split.save(run_dir / "split.json")
     partial = run_dir / "metrics.partial.jsonl"  # an earlier result stays until this one is whole
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
@@ -104,10 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     warmup_steps = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
     encoder.train(not config.freeze)
     losses, hits = [], []
-    with MetricsFile(partial) as metrics, tqdm(
-        total=config.epochs, unit="epoch", dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    ) as bar:  # fmt: skip
+    with MetricsFile(partial) as metrics, progress(config.epochs, "epoch") as bar:
         for step in range(total_steps):
             set_lr(optimizer, lr_at(step, total_steps, warmup_steps, lr))
             positions = positions_at(step, count, batch_size, config.seed)
@@ -123,8 +120,9 @@ def main(argv: list[str] | None = None) -> None:
             scores = head(representation)  # (N, classes)
             loss = F.cross_entropy(scores, labels[at])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
 
             losses.append(loss.detach())
             hits.append((scores.detach().argmax(1) == labels[at]).float().mean())
@@ -154,6 +152,8 @@ def main(argv: list[str] | None = None) -> None:
         "config": dataclasses.asdict(config),
     }
     checkpoint.save(run_dir / "classifier.pt", checkpoint.CLASSIFIER, content)
+    write_json(run_dir / "config.json", dataclasses.asdict(config))
+    split.save(run_dir / "split.json")
     os.replace(partial, run_dir / "metrics.jsonl")
     write_json(
         run_dir / "summary.json",
@@ -197,15 +197,19 @@ def take_settings(config: ClassifierConfig, source: dict, flags: set[str]) -> No
             setattr(config, key, before[key])
 
 
-def check_split(config: ClassifierConfig, photos, split, source: dict | None) -> None:
-    """Raises `UserError` without two classes, without labels, or on a holdout that was not one."""
+def check_classes(config: ClassifierConfig, photos) -> None:
+    """Raises `UserError` without two classes or without labels."""
     if len(photos.classes) < 2:
         raise UserError(
             f"--data {config.data} has {len(photos.classes)} class folders; a classifier needs "
             "two or more, such as photos/cat and photos/dog"
         )
-    if not len(split.labelled):
+    if not config.labels:
         raise UserError("--labels 0: a classifier needs labelled images; give 2 or more")
+
+
+def check_holdout(config: ClassifierConfig, photos, source: dict | None) -> None:
+    """Raises `UserError` for a holdout of which pretraining has seen images."""
     if source and source["data_fingerprint"] == photos.fingerprint:
         for key in ("holdout", "split_seed"):
             before = source["config"][key]

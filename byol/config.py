@@ -117,7 +117,7 @@ def parse(config_class, argv: list[str] | None, default_file: str):
     Raises `UserError` for an unknown key or flag, a wrong type or an impossible value; the
     sentence names the key and the nearest valid one.
     """
-    parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--config", default=str(CONFIGS / default_file), help="TOML file")
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     hints = typing.get_type_hints(config_class)
@@ -144,7 +144,9 @@ def parse(config_class, argv: list[str] | None, default_file: str):
     return config, set(flags)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are a `UserError`."""
+
     def error(self, message: str):
         if message.startswith("unrecognized arguments:"):
             given = message.split(":", 1)[1].split()[0]

@@ -26,7 +26,10 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as interrupt:
-            print(f"interrupted: {interrupt or 'nothing was saved'}", file=sys.stderr)
+            print(
+                f"interrupted: {interrupt or 'nothing was saved; run the command again'}",
+                file=sys.stderr,
+            )
             return 130
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):

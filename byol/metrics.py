@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+
+from tqdm import tqdm
 
 from byol.checkpoint import write_atomically
 
@@ -11,6 +14,17 @@ from byol.checkpoint import write_atomically
 def write_json(path: str | Path, content: dict) -> None:
     """Write a JSON file whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def progress(total: int, unit: str, initial: int = 0) -> tqdm:
+    """A bar with speed and time left; a line every half minute where stderr is a file."""
+    if sys.stderr.isatty():
+        return tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True, mininterval=0.5)
+    # no width to draw in: words only
+    form = "{n_fmt}/{total_fmt} {unit}s, {remaining} left, {rate_fmt}{postfix}\n"
+    return tqdm(
+        total=total, initial=initial, unit=unit, mininterval=30, maxinterval=60, bar_format=form
+    )
 
 
 def read_jsonl(path: str | Path) -> list[dict]:

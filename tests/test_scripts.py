@@ -92,7 +92,7 @@ def test_the_whole_job(photos, capsys, tmp_path):
     assert "0.1 x 8/256" not in banner
     assert "/256 =" in banner
     rows = read_jsonl("runs/byol/metrics.jsonl")
-    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert [row["step"] for row in rows] == [2, 3, 4, 6]  # every second, and where epochs end
     for row in rows:
         assert row.keys() == {"step", "epoch", "loss", "lr", "tau", "images_per_second", "spread"}
         assert 0 < row["loss"] < 8
@@ -203,7 +203,7 @@ def test_flat_folder_is_all_unlabelled(tmp_path, capsys):
     fails(capsys, classify("--init", "byol.pt", "--freeze"), "class folders")
 
 
-def test_ctrl_c_saves_and_resume_goes_on_to_the_same_result(photos, encoder_file, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(photos):
     command = [sys.executable, str(ROOT / "train_byol.py"), "--data", str(photos), "--labels", "8",
                *TINY, "--epochs", "400"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -219,7 +219,7 @@ def test_ctrl_c_saves_and_resume_goes_on_to_the_same_result(photos, encoder_file
     assert "--resume" in errors
     assert "Traceback" not in errors
     stopped = torch.load("runs/byol/last.pt", weights_only=True)["step"]
-    assert 4 <= stopped < 1200
+    assert 3 <= stopped < 1200
 
 
 def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
@@ -313,8 +313,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(photos, capsys
 
     def broken(self, view1, view2):
         loss, spread = forward(self, view1, view2)
-        calls["n"] += 1
-        return (loss * float("nan"), spread) if calls["n"] > 4 else (loss, spread)
+        calls["n"] += 1  # the first two estimate the memory, the next three are an epoch
+        return (loss * float("nan"), spread) if calls["n"] > 6 else (loss, spread)
 
     monkeypatch.setattr(train_byol.BYOL, "forward", broken)
     fails(capsys, pretrain(photos), "not finite", "last.pt")
