@@ -165,9 +165,8 @@ def main(argv: list[str] | None = None) -> None:
                     spread=torch.stack(spreads).mean().item(),
                 )
                 epoch = done / steps_per_epoch
-                bar.set_postfix_str(
-                    f"epoch {epoch:.1f}, loss {mean_loss:.3f}, {speed:.0f} images/s"
-                )
+                about = f"epoch {epoch:.1f}, loss {mean_loss:.3f}, {speed:.0f} images/s"
+                bar.set_postfix_str(about, refresh=False)
                 losses, spreads, since = [], [], now
             if epoch_ends or stop.asked:
                 before = time.perf_counter()

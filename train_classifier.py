@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> None:
                     epoch=(step + 1) // steps_per_epoch, loss=train_loss, accuracy=train_accuracy
                 )
                 bar.update()
-                bar.set_postfix_str(f"loss {train_loss:.3f}, accuracy {100 * train_accuracy:.1f} %")
+                about = f"loss {train_loss:.3f}, accuracy {100 * train_accuracy:.1f} %"
+                bar.set_postfix_str(about, refresh=False)
                 losses, hits = [], []
 
     # ---- the test, once, with the weights of the last epoch

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 CLASSES = ["cat", "dog"]
 TRAIN_IMAGES = 4000
 TEST_IMAGES = 1500
-VERSION = 7
+VERSION = 1
 
 SUPERSAMPLE = 4
 OUTLINE = 0.034

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -90,6 +91,7 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
                 unit="B",
                 unit_scale=True,
                 disable=not progress,
+                mininterval=0.1 if sys.stderr.isatty() else 10,
             ) as bar,
         ):
             while chunk := response.read(CHUNK_BYTES):

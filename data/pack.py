@@ -181,6 +181,7 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
             total=found.count(),
             unit=" images",
             disable=not progress,
+            mininterval=0.1 if sys.stderr.isatty() else 10,
         ) as bar,
     ):
         file.write(_npy_header(0, store_size))
