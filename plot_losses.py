@@ -123,6 +123,7 @@ def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
     axes.set_xlabel("epoch over the labelled images")
     axes.set_ylabel("cross-entropy (nats)")
     axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
