@@ -7,14 +7,13 @@ sha256(f"{seed}:{purpose}:{name}"), so every machine and every order of the pack
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from byol.errors import UserError
+from byol.metrics import write_json
 from data.files import printable
 from data.pack import Photos
 
@@ -37,9 +36,8 @@ class Split:
     fingerprint: str = ""
     names: list[str] = field(default_factory=list, repr=False)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the names of each part and the seeds as JSON, all or nothing."""
-        path = Path(path)
         content: dict[str, object] = {
             "source": self.source,
             "fingerprint": self.fingerprint,
@@ -48,13 +46,7 @@ class Split:
         }
         for part in ("labelled", "unlabelled", "holdout", "test"):
             content[part] = [self.names[row] for row in getattr(self, part)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_json(path, content)
 
 
 def make_split(
