@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> None:
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         first_step = state["step"]
+    else:  # every check is behind us: only now may --overwrite cost the earlier run
+        (run_dir / "last.pt").unlink(missing_ok=True)
     write_json(run_dir / "config.json", settings)
     split.save(run_dir / "split.json")
     metrics = MetricsFile(run_dir / "metrics.jsonl", keep_through=first_step)

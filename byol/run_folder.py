@@ -38,10 +38,7 @@ def open_run_folder(path: str, *, resume: bool, overwrite: bool) -> Path:
             f"{path} holds a run already: add --resume to go on with it, --overwrite to start "
             "anew, or choose another --run-dir"
         )
-    folder = make_folder(path, "--run-dir")
-    if overwrite:
-        state.unlink(missing_ok=True)
-    return folder
+    return make_folder(path, "--run-dir")
 
 
 def check_same_settings(before: dict, now: dict, may_differ: set[str], run_dir: Path) -> None:

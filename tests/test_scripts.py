@@ -304,6 +304,9 @@ def test_a_run_is_not_overwritten_unasked(photos, capsys):
     fails(capsys, pretrain(photos, "--epochs", "1"), "--resume", "--overwrite", "runs/byol")
     assert Path("runs/byol/metrics.jsonl").read_bytes() == before
     fails(capsys, pretrain(photos, "--resume"), "epochs", "was 1", "is now 2")
+    fails(capsys, pretrain(photos, "--overwrite", "--batch-size", "100"), "--batch-size 100")
+    assert Path("runs/byol/last.pt").is_file()  # a refused command costs nothing
+    assert Path("runs/byol/metrics.jsonl").read_bytes() == before
     assert pretrain(photos, "--epochs", "1", "--overwrite") == 0
 
 
