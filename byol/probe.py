@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,10 @@ def extract_features(
     was_training = encoder.training
     encoder.eval()
     features = torch.empty(len(rows), encoder.dim, device=device)
-    with tqdm(total=len(rows), desc=what, unit="image", leave=False, delay=2) as bar:
+    often = 0.1 if sys.stderr.isatty() else 30
+    with tqdm(
+        total=len(rows), desc=what, unit="image", leave=False, delay=2, mininterval=often
+    ) as bar:
         for at in range(0, len(rows), batch_size):
             part = rows[at : at + batch_size]
             images = gather(photos.images, part, device)
