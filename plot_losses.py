@@ -156,7 +156,7 @@ def draw_accuracy(groups: dict) -> plt.Figure:
     axes.set_ylabel("test accuracy (%)")
     seeds = max(len(g) for g in groups.values())
     axes.set_title(
-        f"{summary['data']}, {summary['labels']} labels, {summary['image_size']} px"
+        f"{Path(summary['data']).name}, {summary['labels']} labels, {summary['image_size']} px"
         + (f"; dots are {seeds} seeds" if seeds > 1 else "")
     )
     axes.grid(axis="y", alpha=0.3)
