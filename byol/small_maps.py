@@ -29,16 +29,9 @@ class PatchConv2d(nn.Conv2d):
         rows = _taps(kernel, pad, stride, x.shape[2], height)
         columns = _taps(kernel, pad, stride, x.shape[3], width)
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))  # (N, H + 2p, W + 2p, C)
+        down, across = ((n - 1) * stride + 1 for n in (height, width))  # what one tap spans
         patches = torch.cat(
-            [
-                x[
-                    :,
-                    i : i + (height - 1) * stride + 1 : stride,
-                    j : j + (width - 1) * stride + 1 : stride,
-                ]
-                for i in rows
-                for j in columns
-            ],
+            [x[:, i : i + down : stride, j : j + across : stride] for i in rows for j in columns],
             dim=3,
         )  # (N, H', W', taps * C)
         weight = self.weight[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -59,8 +59,11 @@ class _File(NamedTuple):
     regular: bool
 
 
-def walk_folder(root: Path) -> Iterator[_File]:
-    """The image files below `root`, sorted; links to folders are not followed (no loops)."""
+def walk_folder(root: Path, inside: str = "") -> Iterator[_File]:
+    """The image files below `root`, sorted; links to folders are not followed (no loops).
+
+    Names start at `root`, after `inside`: "PetImages/" gives a folder the names of its archive.
+    """
 
     def refuse(error: OSError) -> None:
         raise UserError(
@@ -72,7 +75,7 @@ def walk_folder(root: Path) -> Iterator[_File]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in sorted(files):
             path = os.path.join(folder, file)
-            name = os.path.relpath(path, root).replace(os.sep, "/")
+            name = inside + os.path.relpath(path, root).replace(os.sep, "/")
             if not _is_image(name):
                 continue
             try:

@@ -48,7 +48,7 @@ class Source:
 def find_source(source: str, progress: bool = True) -> Source:
     """Turn the value of --data into a `Source`; raises `UserError` where there is none."""
     if source == "cats-vs-dogs":
-        return _path_source(_cats_vs_dogs(progress))
+        return _path_source(_cats_vs_dogs(progress), inside="PetImages/")
     if source == "cifar10":
         return Source("cifar10", "cifar10:1", lambda: 60_000, _cifar10)
     if source == "cartoons":
@@ -65,11 +65,11 @@ def find_source(source: str, progress: bool = True) -> Source:
     return _path_source(path)
 
 
-def _path_source(path: Path) -> Source:
+def _path_source(path: Path, inside: str = "") -> Source:
     path = path.resolve()
     title = re.sub(r"[^\w.-]+", "_", path.name, flags=re.ASCII)[:60] or "photos"
     if path.is_dir():
-        found = list(files.walk_folder(path))
+        found = list(files.walk_folder(path, inside))
         listing = "\n".join(f"{f.name}\0{f.size}\0{f.mtime_ns}" for f in found)
         digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
         items = functools.partial(files.read_folder, found)
