@@ -1,7 +1,7 @@
 """Train a classifier from few labels, on random or BYOL weights, frozen or full.
 
     python train_classifier.py --init random
-    python train_classifier.py --init byol.pt --freeze
+    python train_classifier.py --init byol.pt --freeze --seeds 3     # three runs, for the spread
 
 With --freeze the encoder stays as it is, bit for bit, and a linear head learns on its features;
 without it everything learns.
@@ -41,11 +41,19 @@ INHERITED = ("data", "store_size", "labels", "holdout", "split_seed")
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    # ---- settings, encoder, data
     config, flags = parse(ClassifierConfig, argv, "cats_vs_dogs.toml")
     source = None if config.init == "random" else checkpoint.load(config.init, checkpoint.ENCODER)
     if source:
         take_settings(config, source, flags)
+    if config.seeds > 1 and config.run_dir:
+        raise UserError("--run-dir names the folder of one run; with --seeds give --runs instead")
+    for seed in range(config.seed, config.seed + config.seeds):
+        train(dataclasses.replace(config, seed=seed), source)
+
+
+def train(config: ClassifierConfig, source: dict | None) -> None:
+    """One run, from the weights of `source` (a checkpoint) or from random ones."""
+    # ---- encoder and data
     device = pick_device(config.device)
     amp = pick_amp(config.amp, device)
     init = "random" if source is None else "byol"

@@ -95,6 +95,7 @@ class ClassifierConfig(Shared):
     label_seed: int | None = option(
         None, "which images are labelled, apart from the holdout (default: split seed)", low=0
     )
+    seeds: int = option(1, "runs, one for each of seed, seed + 1, ...", low=1)
     epochs: int = option(100, "passes over the labelled images", low=1)
     batch_size: int = option(50, "images per optimizer step", low=2)
     optimizer: str = option("adamw", "optimizer", choices=tuple(OPTIMIZERS))

@@ -114,7 +114,7 @@ def test_the_whole_job(photos, capsys, tmp_path):
         assert classify(*data, *size, "--seed", seed) == 0
         assert classify(*data, *size, "--seed", seed, "--freeze") == 0
         assert classify("--init", "byol.pt", "--seed", seed) == 0
-        assert classify("--init", "byol.pt", "--seed", seed, "--freeze") == 0
+    assert classify("--init", "byol.pt", "--freeze", "--seeds", "2") == 0
     summary = json.loads(Path("runs/classifier-byol-frozen/summary.json").read_text())
     assert summary["tested_on"] == "test split"
     assert (summary["labels"], summary["test_images"], summary["freeze"]) == (8, 12, True)
@@ -122,6 +122,8 @@ def test_the_whole_job(photos, capsys, tmp_path):
         1, 2, 3,
     ]  # fmt: skip
     assert Path("runs/classifier-random-full-seed1/classifier.pt").is_file()
+    second = json.loads(Path("runs/classifier-byol-frozen-seed1/summary.json").read_text())
+    assert second["seed"] == 1
 
     capsys.readouterr()
     assert plot_losses.main([]) == 0
@@ -131,6 +133,16 @@ def test_the_whole_job(photos, capsys, tmp_path):
     for name in ("loss1", "loss2", "accuracy", "pretraining"):
         with Image.open(f"plots/{name}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_several_seeds_in_one_go_are_what_each_is_alone(encoder_file, photos, capsys):
+    assert classify("--init", str(encoder_file), "--seeds", "2") == 0
+    assert classify("--init", str(encoder_file), "--seed", "1", "--run-dir", "alone") == 0
+    alone = Path("alone/metrics.jsonl").read_text()
+    assert Path("runs/classifier-byol-full-seed1/metrics.jsonl").read_text() == alone
+    assert Path("runs/classifier-byol-full/metrics.jsonl").read_text() != alone
+    code = classify("--init", str(encoder_file), "--seeds", "2", "--run-dir", "x")
+    fails(capsys, code, "--run-dir", "--runs")
 
 
 def test_frozen_means_frozen_and_the_saved_classifier_repeats_its_accuracy(encoder_file, photos):

@@ -326,7 +326,7 @@ def test_cats_vs_dogs_put_there_by_hand(tmp_path, monkeypatch, kind, place):
         write_folder(root, pets(3))
     photos = opened("cats-vs-dogs")
     assert photos.classes == ["Cat", "Dog"]
-    assert photos.names == sorted(pets(3))  # unpacked by hand or not: the same names, the same split
+    assert photos.names == sorted(pets(3))  # the same names either way, so the same split
 
 
 def test_cats_vs_dogs_without_network(tmp_path, monkeypatch):
