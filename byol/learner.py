@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from byol.ema import ema_update, frozen_copy
 from byol.encoder import Encoder
 from byol.heads import mlp_head
+from byol.per_view import normalise_views_apart
 
 
 def regression_loss(prediction: Tensor, projection: Tensor) -> Tensor:
@@ -47,23 +48,22 @@ class BYOL(nn.Module):
         self.encoder = encoder
         self.projector = mlp_head(encoder.dim, hidden_dim, projection_dim)
         self.predictor = mlp_head(projection_dim, hidden_dim, projection_dim)
+        normalise_views_apart(self)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
 
     def forward(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
         """Two views (N, 3, H, W) -> (loss in 0..8, the mean over the batch; `spread`).
 
-        Each view goes through the networks on its own, so that BatchNorm sees one view at a time.
+        Both go through the networks in one pass, yet BatchNorm sees one view at a time.
         """
-        z1 = self.projector(self.encoder(view1))  # (N, projection_dim)
-        z2 = self.projector(self.encoder(view2))
-        p1 = self.predictor(z1)  # (N, projection_dim)
-        p2 = self.predictor(z2)
+        views = torch.cat([view1, view2])  # (2N, 3, H, W)
+        projection = self.projector(self.encoder(views))  # (2N, projection_dim)
+        p1, p2 = self.predictor(projection).chunk(2)
         with torch.no_grad():
-            t1 = self.target_projector(self.target_encoder(view1))
-            t2 = self.target_projector(self.target_encoder(view2))
+            t1, t2 = self.target_projector(self.target_encoder(views)).chunk(2)
         loss = regression_loss(p1, t2) + regression_loss(p2, t1)  # each view predicts the other
-        return loss.mean(), spread(z1)
+        return loss.mean(), spread(projection.chunk(2)[0])
 
     def update_target(self, tau: float) -> None:
         """Move the target towards the online network. Call it after `optimizer.step()`."""

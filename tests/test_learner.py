@@ -12,6 +12,7 @@ from byol.ema import ema_update, frozen_copy
 from byol.encoder import Encoder
 from byol.heads import mlp_head
 from byol.learner import BYOL, regression_loss, spread
+from byol.per_view import PerViewBatchNorm1d, PerViewBatchNorm2d
 
 
 @pytest.fixture
@@ -24,6 +25,15 @@ def learner():
 def views():
     generator = torch.Generator().manual_seed(1)
     return torch.randn(2, 6, 3, 32, 32, generator=generator)
+
+
+def with_plain_batchnorm(learner):
+    """A copy that takes one view at a time."""
+    plain = copy.deepcopy(learner)
+    kinds = {PerViewBatchNorm1d: nn.BatchNorm1d, PerViewBatchNorm2d: nn.BatchNorm2d}
+    for module in plain.modules():
+        module.__class__ = kinds.get(type(module), type(module))
+    return plain
 
 
 def test_regression_loss_is_the_squared_distance_of_unit_vectors():
@@ -40,9 +50,9 @@ def test_regression_loss_is_float32_for_half_precision_input():
 
 
 def test_loss_is_the_sum_of_both_cross_terms(learner, views):
-    """Each view predicts the other, each in a forward of its own, nothing halved."""
+    """Each view predicts the other, each normalised on its own, nothing halved."""
     view1, view2 = views
-    reference = copy.deepcopy(learner)
+    reference = with_plain_batchnorm(learner)
 
     def online(view):
         projection = reference.projector(reference.encoder(view))
@@ -70,14 +80,28 @@ def test_loss_is_symmetric_in_the_views(learner, views):
 
 
 def test_views_are_normalised_apart(learner, views):
-    """One batch of 2N would mix the statistics of two very different views."""
+    """Plain BatchNorm on 2N images would mix the statistics of two very different views."""
     view1, view2 = views[0], 5 * views[1] + 3
+    plain = with_plain_batchnorm(learner)
     loss, _ = learner(view1, view2)
-    both = learner.predictor(learner.projector(learner.encoder(torch.cat([view1, view2]))))
-    with torch.no_grad():
-        targets = learner.target_projector(learner.target_encoder(torch.cat([view2, view1])))
-    mixed = 2 * regression_loss(both, targets).mean()
+    mixed, _ = plain(view1, view2)
     assert abs(loss.item() - mixed.item()) > 1e-3
+
+
+def test_one_pass_for_both_views_is_two_passes(learner, views):
+    """The same gradients, and the same running statistics of online and target network."""
+    apart = with_plain_batchnorm(learner)
+    learner(*views)[0].backward()
+    z1, z2 = (apart.projector(apart.encoder(view)) for view in views)
+    with torch.no_grad():
+        t1, t2 = (apart.target_projector(apart.target_encoder(view)) for view in views)
+    loss = regression_loss(apart.predictor(z1), t2) + regression_loss(apart.predictor(z2), t1)
+    loss.mean().backward()
+    for (name, a), b in zip(learner.named_parameters(), apart.parameters(), strict=True):
+        if a.requires_grad:
+            torch.testing.assert_close(a.grad, b.grad, atol=2e-3, rtol=2e-3, msg=name)
+    for (name, a), b in zip(learner.named_buffers(), apart.buffers(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_only_the_online_network_gets_gradients(learner, views):
