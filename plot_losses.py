@@ -29,7 +29,9 @@ STYLES = {
     "byol": {"color": "#0072B2", "linestyle": "-", "hatch": "", "label": "BYOL weights"},
 }
 PARTS = {False: "full model", True: "frozen backbone"}
-SAME = ("data", "image_size", "labels")  # what runs that are compared must share
+# what runs that are compared must share
+SAME = ("data", "image_size", "labels", "tested_on", "test_images")
+NEEDED = {*SAME, "init", "init_file", "freeze", "seed", "test_accuracy", "classes"}
 
 
 @command
@@ -79,7 +81,7 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
         try:
             if summary.is_file():
                 read = json.loads(summary.read_text(encoding="utf-8"))
-                if not {*SAME, "init", "freeze", "seed", "test_accuracy", "classes"} <= read.keys():
+                if not read.keys() >= NEEDED:
                     raise ValueError("the summary lacks keys")
                 if not rows or not {"epoch", "loss"} <= rows[0].keys():
                     raise ValueError("the metrics lack keys")
@@ -92,11 +94,20 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     if classifiers:
         newest = max(classifiers, key=lambda run: run["age"])["summary"]
         others = [r for r in classifiers if any(r["summary"][k] != newest[k] for k in SAME)]
-        if others:
-            names = ", ".join(r["name"] for r in others)
-            print(f"left out, other data, size or labels: {names}", file=sys.stderr)
-            classifiers = [r for r in classifiers if r not in others]
+        leave_out(classifiers, others, "other data, size, labels or test images")
+        byol = [r for r in classifiers if r["summary"]["init"] == "byol"]
+        if byol:
+            file = max(byol, key=lambda run: run["age"])["summary"]["init_file"]
+            others = [r for r in byol if r["summary"]["init_file"] != file]
+            leave_out(classifiers, others, f"other BYOL weights than {file}")
     return classifiers, pretraining
+
+
+def leave_out(runs: list[dict], others: list[dict], why: str) -> None:
+    """Take `others` off `runs`, and say so."""
+    if others:
+        print(f"left out, {why}: {', '.join(r['name'] for r in others)}", file=sys.stderr)
+        runs[:] = [r for r in runs if r not in others]
 
 
 def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
@@ -118,7 +129,7 @@ def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
         )
     summary = next(g for (_, f), g in groups.items() if f == freeze)[0]["summary"]
     axes.set_title(
-        f"Training loss, {PARTS[freeze]} ({summary['data']}, {summary['labels']} labels)"
+        f"Training loss, {PARTS[freeze]} ({Path(summary['data']).name}, {summary['labels']} labels)"
     )
     axes.set_xlabel("epoch over the labelled images")
     axes.set_ylabel("cross-entropy (nats)")
@@ -198,9 +209,12 @@ def draw_pretraining(pretraining: dict[str, list[dict]]) -> plt.Figure:
 def save(figure: plt.Figure, path: Path) -> Path:
     """Write a picture whole or not at all."""
     temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
-    plt.close(figure)
+    try:
+        figure.savefig(temporary, dpi=120, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        plt.close(figure)
     return path
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import math
 import sys
 import time
+from typing import NoReturn
 
 import torch
 
@@ -49,6 +50,11 @@ def main(argv: list[str] | None = None) -> None:
         check_same_settings(state["config"], settings, MAY_DIFFER_ON_RESUME, run_dir)
 
     photos = open_photos(config.data, config.stored_side)
+    if state and state["data_fingerprint"] != photos.fingerprint:
+        raise UserError(
+            f"--resume: {run_dir} was started with other images than --data {photos.source} now "
+            "has; put the old ones back, or start anew in another --run-dir"
+        )
     split = make_split(photos, config.labels if photos.classes else 0, config.holdout,
                        config.split_seed)  # fmt: skip
     rows = split.unlabelled
@@ -66,8 +72,9 @@ def main(argv: list[str] | None = None) -> None:
     base_lr = default_lr if config.lr is None else config.lr
     decay = default_decay if config.weight_decay is None else config.weight_decay
     peak_lr = base_lr * config.batch_size / 256
-    optimizer = build_optimizer(config.optimizer, parameter_groups(model), decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    scaled = amp == torch.float16
+    optimizer = build_optimizer(config.optimizer, parameter_groups(model), decay, scaled)
+    scaler = torch.amp.GradScaler(device.type, enabled=scaled)
     augment1, augment2 = two_views(
         config.recipe, config.image_size, config.mean, config.std, config.seed
     )
@@ -77,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and scaled:  # empty where the run was not in fp16 until now
+            scaler.load_state_dict(state["scaler"])
         first_step = state["step"]
     else:  # every check is behind us: only now may --overwrite cost the earlier run
         (run_dir / "last.pt").unlink(missing_ok=True)
@@ -103,13 +111,21 @@ def main(argv: list[str] | None = None) -> None:
         flush=True,
     )
 
+    def stop_training(what: str, step: int) -> NoReturn:
+        last = run_dir / "last.pt"
+        kept = f"the last good state is {last}" if last.exists() else "nothing was saved"
+        raise UserError(f"{what} not finite at step {step:,}; {kept}; try a lower --lr")
+
     def save_state(step: int) -> None:
+        if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
+            stop_training("the weights are", step)
         content = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
             "step": step,
             "config": settings,
+            "data_fingerprint": photos.fingerprint,
         }
         checkpoint.save(run_dir / "last.pt", checkpoint.TRAINING, content)
 
@@ -143,18 +159,12 @@ def main(argv: list[str] | None = None) -> None:
 
             done = step + 1
             epoch_ends = done % steps_per_epoch == 0
+            stopping = stop.asked
             bar.update()
-            if done % config.log_every == 0 or epoch_ends or stop.asked:
+            if done % config.log_every == 0 or epoch_ends or stopping:
                 mean_loss = torch.stack(losses).mean().item()
                 if not math.isfinite(mean_loss):
-                    last = run_dir / "last.pt"
-                    kept = (
-                        f"the last good state is {last}" if last.exists() else "nothing was saved"
-                    )
-                    raise UserError(
-                        f"the loss is not finite at step {done:,} (rate {lr:.3g}); {kept}; "
-                        "try a lower --lr"
-                    )
+                    stop_training("the loss is", done)
                 now = time.perf_counter()
                 speed = len(losses) * piece / (now - since)
                 metrics.write(
@@ -170,14 +180,15 @@ def main(argv: list[str] | None = None) -> None:
                 about = f"epoch {epoch:.1f}, loss {mean_loss:.3f}, {speed:.0f} images/s"
                 bar.set_postfix_str(about, refresh=False)
                 losses, spreads, since = [], [], now
-            if epoch_ends or stop.asked:
+            if epoch_ends or stopping:
                 before = time.perf_counter()
                 save_state(done)
                 since += time.perf_counter() - before  # saving does not count as training
-            if stop.asked and done < total_steps:
+            if stopping and done < total_steps:
+                how = "--resume in place of --overwrite" if config.overwrite else "--resume"
                 raise KeyboardInterrupt(
                     f"saved at step {done:,} in {run_dir / 'last.pt'}; the same command with "
-                    "--resume goes on"
+                    f"{how} goes on"
                 )
 
     # ---- the hand-off

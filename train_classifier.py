@@ -26,6 +26,7 @@ from byol.config import ClassifierConfig, parse
 from byol.device import autocast, describe, pick_amp, pick_device
 from byol.encoder import Encoder
 from byol.errors import UserError, command
+from byol.image_ops import to_device
 from byol.loader import gather, positions_at
 from byol.metrics import MetricsFile, progress, write_json
 from byol.optim import build_optimizer, parameter_groups, set_lr
@@ -45,6 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     source = None if config.init == "random" else checkpoint.load(config.init, checkpoint.ENCODER)
     if source:
         take_settings(config, source, flags)
+    if config.freeze and (given := flags & {"lr", "weight_decay"}):
+        flag = sorted(given)[0].replace("_", "-")
+        raise UserError(f"--{flag} is for the full model; with --freeze give --frozen-{flag}")
     if config.seeds > 1 and config.run_dir:
         raise UserError("--run-dir names the folder of one run; with --seeds give --runs instead")
     for seed in range(config.seed, config.seed + config.seeds):
@@ -79,8 +83,9 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
     trained = head if config.freeze else nn.ModuleList([encoder, head])
     lr = config.frozen_lr if config.freeze else config.lr
     decay = config.frozen_weight_decay if config.freeze else config.weight_decay
-    optimizer = build_optimizer(config.optimizer, parameter_groups(trained), decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    scaled = amp == torch.float16
+    optimizer = build_optimizer(config.optimizer, parameter_groups(trained), decay, scaled)
+    scaler = torch.amp.GradScaler(device.type, enabled=scaled)
     print(
         f"data        {photos.source}: {count:,} labelled images of {len(classes)} classes; "
         f"tested on {len(test_rows):,} ({tested_on}); {len(photos.skipped):,} files skipped\n"
@@ -116,7 +121,7 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
         for step in range(total_steps):
             set_lr(optimizer, lr_at(step, total_steps, warmup_steps, lr))
             positions = positions_at(step, count, batch_size, config.seed)
-            at = torch.from_numpy(positions).to(device)
+            at = to_device(positions, device)
             if config.freeze:
                 representation = inputs[at]  # (N, dim)
             else:
@@ -138,7 +143,8 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
                 train_loss = torch.stack(losses).mean().item()
                 train_accuracy = torch.stack(hits).mean().item()
                 if not np.isfinite(train_loss):
-                    raise UserError(f"the loss is not finite at step {step + 1}; try a lower --lr")
+                    flag = "--frozen-lr" if config.freeze else "--lr"
+                    raise UserError(f"the loss is not finite at step {step + 1}; lower {flag}")
                 metrics.write(
                     epoch=(step + 1) // steps_per_epoch, loss=train_loss, accuracy=train_accuracy
                 )

@@ -14,6 +14,11 @@ from byol.errors import UserError
 from byol.run_folder import make_folder
 
 ENCODER, TRAINING, CLASSIFIER = "byol-encoder", "byol-training", "byol-classifier"
+_KEYS = {
+    ENCODER: {"encoder", "arch", "stem", "image_size", "mean", "std", "config", "data_fingerprint"},
+    TRAINING: {"model", "optimizer", "scaler", "step", "config", "data_fingerprint"},
+    CLASSIFIER: {"encoder", "head", "classes"},
+}
 _WRITTEN_BY = {
     ENCODER: "an encoder that train_byol.py wrote at the end of a run (byol.pt)",
     TRAINING: "a state of training (last.pt of a run folder)",
@@ -65,12 +70,15 @@ def load(path: str | Path, kind: str) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = "it holds more than weights" if "weights_only" in str(error) else "it is damaged"
+        reason = "it holds more than weights" if "GLOBAL" in str(error) else "it is damaged"
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}; give another") from None
     found = content.get("kind") if isinstance(content, dict) else None
     if found != kind:
         what = _WRITTEN_BY.get(found, "not a checkpoint of this project")
         raise UserError(f"{path} is {what}; this needs {_WRITTEN_BY[kind]}")
+    if missing := _KEYS[kind] - content.keys():
+        lacks = ", ".join(sorted(missing))
+        raise UserError(f"{path} is incomplete: it lacks {lacks}; give another")
     return content
 
 

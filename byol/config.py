@@ -15,13 +15,14 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from byol.augment import RECIPES
 from byol.encoder import ARCHITECTURES, STEMS
 from byol.errors import UserError
 from byol.optim import DEFAULTS as OPTIMIZERS
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+MAX_SEED = 2**63 - 1
 AMP = ("auto", "bf16", "fp16", "off")
-RECIPE_NAMES = ("photos", "small", "short", "cartoons")
 
 
 def option(default, help: str, *, choices=None, low=None, high=None):
@@ -43,12 +44,12 @@ class Shared:
     )
     labels: int = option(250, "labelled images, balanced over the classes", low=0)
     holdout: int = option(0, "images that neither script ever trains on", low=0)
-    split_seed: int = option(0, "which images are labelled and held out", low=0)
+    split_seed: int = option(0, "which images are labelled and held out", low=0, high=MAX_SEED)
     arch: str = option("resnet18", "encoder", choices=tuple(ARCHITECTURES))
     stem: str = option("imagenet", "first layers of the encoder", choices=STEMS)
     mean: list[float] = option([0.485, 0.456, 0.406], "normalisation: mean of R, G, B in 0..1")
     std: list[float] = option([0.229, 0.224, 0.225], "normalisation: deviation of R, G, B")
-    seed: int = option(0, "weights, order of images and augmentations", low=0)
+    seed: int = option(0, "weights, order of images and augmentations", low=0, high=MAX_SEED)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     amp: str = option("auto", "mixed precision", choices=AMP)
 
@@ -64,7 +65,7 @@ class PretrainConfig(Shared):
 
     section: typing.ClassVar[str] = "pretrain"
 
-    recipe: str = option("photos", "augmentations of the two views", choices=RECIPE_NAMES)
+    recipe: str = option("photos", "augmentations of the two views", choices=tuple(RECIPES))
     epochs: int = option(300, "passes over the unlabelled images", low=1)
     batch_size: int = option(256, "images per optimizer step", low=2)
     accumulate: int = option(1, "pieces that a batch is split into, to save memory", low=1)

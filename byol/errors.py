@@ -7,6 +7,8 @@ import functools
 import sys
 from collections.abc import Callable
 
+import torch
+
 
 class UserError(Exception):
     """A fault that the user can mend. Its text is one sentence that says what and how."""
@@ -15,7 +17,8 @@ class UserError(Exception):
 def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
     """Turn a script's `main` into one that returns an exit code and never a traceback.
 
-    0 done; 2 a `UserError` or a full disk, with one sentence on stderr; 130 interrupted.
+    0 done; 2 a `UserError`, a full disk or too little memory on the GPU, with one sentence on
+    stderr; 130 interrupted.
     """
 
     @functools.wraps(main)
@@ -27,10 +30,17 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
             return 2
         except KeyboardInterrupt as interrupt:
             print(
-                f"interrupted: {interrupt or 'nothing was saved; run the command again'}",
+                f"interrupted: {str(interrupt) or 'nothing was saved; run the command again'}",
                 file=sys.stderr,
             )
             return 130
+        except torch.OutOfMemoryError:
+            print(
+                "error: the GPU has too little memory; lower --batch-size or --image-size, or give "
+                "train_byol.py --accumulate 2",
+                file=sys.stderr,
+            )
+            return 2
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -41,6 +41,8 @@ def spread(projection: Tensor) -> Tensor:
 class BYOL(nn.Module):
     """Online and target networks around an encoder. Both stay in training mode throughout:
     the target normalises with the statistics of its own batch, as the authors' code does.
+
+    It takes the encoder over: in training mode its BatchNorm then expects two views in a batch.
     """
 
     def __init__(self, encoder: Encoder, hidden_dim: int = 4096, projection_dim: int = 256):

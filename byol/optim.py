@@ -69,12 +69,19 @@ def parameter_groups(model: nn.Module) -> list[dict]:
     ]
 
 
-def build_optimizer(name: str, groups: list[dict], weight_decay: float) -> Optimizer:
-    """`lars`, `sgd` (momentum 0.9) or `adamw`; the training loop sets the rate at each step."""
+def build_optimizer(
+    name: str, groups: list[dict], weight_decay: float, scaled: bool = False
+) -> Optimizer:
+    """`lars`, `sgd` (momentum 0.9) or `adamw`; the training loop sets the rate at each step.
+
+    `scaled`: a gradient scaler is in use. Fused SGD then is not: where the first step overflows, it
+    keeps a momentum that was never written.
+    """
     if name == "lars":
         return LARS(groups, lr=0.0, weight_decay=weight_decay)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=weight_decay, fused=True)
+        options = {"lr": 0.0, "momentum": 0.9, "weight_decay": weight_decay}
+        return torch.optim.SGD(groups, **options, fused=not scaled)
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay, fused=True)
 
 

@@ -15,6 +15,8 @@ class _PerView:
         """(2N, ...): view 1, then view 2. In evaluation mode there are no views to tell apart."""
         if not self.training:
             return super().forward(x)
+        if len(x) % 2:
+            raise ValueError(f"a batch of two views has an even size, not {len(x)}")
         return torch.cat([super(_PerView, self).forward(view) for view in x.chunk(2)])
 
 

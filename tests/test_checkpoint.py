@@ -11,8 +11,9 @@ from byol.errors import UserError
 
 
 def encoder_content():
-    encoder = Encoder()
-    return {"encoder": checkpoint.encoder_weights(encoder), "arch": "resnet18", "stem": "imagenet"}
+    weights = checkpoint.encoder_weights(Encoder())
+    about = {"arch": "resnet18", "stem": "imagenet", "image_size": 64, "data_fingerprint": "0"}
+    return {"encoder": weights, **about, "mean": [0.5] * 3, "std": [0.2] * 3, "config": {}}
 
 
 def test_round_trip(tmp_path):
@@ -71,6 +72,15 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="not a checkpoint of this project"):
         checkpoint.load(tmp_path / "other.pt", checkpoint.ENCODER)
+
+
+@pytest.mark.parametrize("key", ["encoder", "mean", "config"])
+def test_a_checkpoint_that_lacks_something_says_what(tmp_path, key):
+    content = encoder_content()
+    del content[key]
+    checkpoint.save(tmp_path / "a.pt", checkpoint.ENCODER, content)
+    with pytest.raises(UserError, match=rf"a\.pt is incomplete: it lacks {key};"):
+        checkpoint.load(tmp_path / "a.pt", checkpoint.ENCODER)
 
 
 def test_an_encoder_with_missing_weights_is_refused():

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from byol.augment import RECIPES
-from byol.config import CONFIGS, RECIPE_NAMES, ClassifierConfig, PretrainConfig, parse
+from byol.config import CONFIGS, ClassifierConfig, PretrainConfig, parse
 from byol.errors import UserError
 
 
@@ -53,10 +52,6 @@ def test_every_field_has_a_help_line_and_a_flag(capsys):
         for field in dataclasses.fields(config_class):
             assert field.metadata["help"]
             assert "--" + field.name.replace("_", "-") in text
-
-
-def test_recipe_names_are_the_recipes():
-    assert set(RECIPE_NAMES) == set(RECIPES)
 
 
 @pytest.mark.parametrize(

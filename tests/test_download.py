@@ -6,9 +6,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from photo_files import pets, write_zip
 
 from byol.errors import UserError
 from data import download as module
+from data import open_photos, sources
 from data.download import download
 
 BODY = np.random.default_rng(0).bytes(300_000)
@@ -22,23 +24,22 @@ class Handler(BaseHTTPRequestHandler):
         server.asked.append(wanted)
         if server.status:
             return self.send_error(server.status)
-        start = 0
+        start, size = 0, len(server.body)
         if wanted and server.ranges:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(BODY):
+            if start >= len(server.body):
                 self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(BODY)}")
+                self.send_header("Content-Range", f"bytes */{len(server.body)}")
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
             start += server.shift
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(BODY) - start))
+        self.send_header("Content-Length", str(size - start))
         self.end_headers()
-        end = server.cut or len(BODY)
-        self.wfile.write(BODY[start:end])
+        self.wfile.write(server.body[start : server.cut or size])
         if server.hang:
             self.wfile.flush()
             server.released.wait(10)
@@ -55,6 +56,7 @@ def _no_proxy(monkeypatch):
 @pytest.fixture
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.body = BODY
     server.asked, server.ranges, server.shift = [], True, 0
     server.status, server.cut, server.hang = None, None, False
     server.released = threading.Event()
@@ -81,6 +83,22 @@ def test_a_good_download(server, target):
     assert download(server.url, SHA256, target, progress=False) == target
     assert target.read_bytes() == BODY
     assert [p.name for p in target.parent.iterdir()] == ["file.zip"]
+
+
+def test_from_the_address_to_packed_photos(server, tmp_path, monkeypatch):
+    """What `--data cats-vs-dogs` does on a fresh machine, with a small archive."""
+    archive = write_zip(tmp_path / "small.zip", {**pets(30), "PetImages/Cat/666.jpg": b""})
+    server.body = archive.read_bytes()
+    monkeypatch.setattr(sources, "DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr(sources, "CATS_VS_DOGS_URL", server.url)
+    monkeypatch.setattr(sources, "CATS_VS_DOGS_SHA256", hashlib.sha256(server.body).hexdigest())
+    monkeypatch.setenv("BYOL_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        photos = open_photos("cats-vs-dogs", 8, progress=False)
+        assert photos.classes == ["Cat", "Dog"]
+        assert sorted(photos.names) == sorted(pets(30))
+        assert photos.skipped == [("PetImages/Cat/666.jpg", "empty file")]
+        assert len(server.asked) == 1  # the second time all of it is there
 
 
 def test_progress_goes_to_stderr(server, target, capsys):

@@ -93,6 +93,27 @@ def test_each_optimizer_lowers_a_loss_at_its_own_default(name):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_an_overflow_under_a_gradient_scaler_leaves_no_trace(name):
+    """The first step overflows and is skipped; the second is what it would be on its own."""
+    weights = []
+    for overflow in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(8, 4)
+        optimizer = build_optimizer(name, parameter_groups(model), 1e-3, scaled=True)
+        set_lr(optimizer, 0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=10**6)
+        x = torch.randn(16, 8)
+        for factor in (float("inf"), 1.0) if overflow else (1.0,):
+            optimizer.zero_grad()
+            scaler.scale(model(x).square().mean() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        weights.append(model.weight.detach().clone())
+    assert torch.isfinite(weights[0]).all()
+    torch.testing.assert_close(*weights)
+
+
 def test_frozen_parameters_are_not_in_the_groups_and_state_round_trips():
     model = nn.Linear(3, 3)
     model.bias.requires_grad_(False)

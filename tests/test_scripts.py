@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "datasets" / "cats_vs_dogs.zip"
 TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "32", "--projection-dim", "16",
         "--batch-size", "8", "--epochs", "2", "--log-every", "2", "--optimizer", "sgd",
-        "--recipe", "cartoons", "--amp", "off"]  # fmt: skip
-TINY_CLASSIFIER = ["--epochs", "3", "--batch-size", "4", "--amp", "off"]
+        "--recipe", "cartoons", "--amp", "off", "--device", "cpu",
+        "--mean", "0.4", "0.5", "0.6", "--std", "0.3", "0.2", "0.25"]  # fmt: skip
+TINY_CLASSIFIER = ["--epochs", "3", "--batch-size", "4", "--amp", "off", "--device", "cpu"]
 
 
 @pytest.fixture(scope="session")
@@ -89,8 +91,7 @@ def test_the_whole_job(photos, capsys, tmp_path):
     assert "24 unlabelled images" in banner
     assert "8 labelled" in banner
     assert "12 in a test split" in banner
-    assert "0.1 x 8/256" not in banner
-    assert "/256 =" in banner
+    assert "rate 0.06 x 8/256 =" in banner
     rows = read_jsonl("runs/byol/metrics.jsonl")
     assert [row["step"] for row in rows] == [2, 3, 4, 6]  # every second, and where epochs end
     for row in rows:
@@ -106,7 +107,10 @@ def test_the_whole_job(photos, capsys, tmp_path):
     )
     assert (sorted(missing), unexpected) == (["fc.bias", "fc.weight"], [])
     assert content["image_size"] == 32
-    assert content["mean"] == [0.485, 0.456, 0.406]
+    assert content["mean"] == [0.4, 0.5, 0.6]
+    online = torch.load("runs/byol/last.pt", weights_only=True)["model"]
+    for key, value in content["encoder"].items():
+        assert torch.equal(value, online[f"encoder.{key}"]), key
 
     data = ["--data", str(photos), "--labels", "8"]
     size = ["--image-size", "32", "--store-size", "32"]
@@ -150,6 +154,7 @@ def test_frozen_means_frozen_and_the_saved_classifier_repeats_its_accuracy(encod
     before = checkpoint.load(encoder_file, checkpoint.ENCODER)["encoder"]
     after = checkpoint.load("runs/classifier-byol-frozen/classifier.pt", checkpoint.CLASSIFIER)
     assert before.keys() == after["encoder"].keys()
+    assert (after["mean"], after["std"]) == ([0.4, 0.5, 0.6], [0.3, 0.2, 0.25])  # the checkpoint's
     for key, value in before.items():
         assert torch.equal(value, after["encoder"][key]), key
 
@@ -187,16 +192,28 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(photos, encod
     assert not torch.equal(first, different)
 
 
-def test_accumulation_makes_one_update_per_batch(photos):
-    assert pretrain(photos, "--accumulate", "2", "--epochs", "1") == 0
-    assert torch.load("runs/byol/last.pt", weights_only=True)["step"] == 3
-    rows = read_jsonl("runs/byol/metrics.jsonl")
-    assert rows[-1]["step"] == 3
+def test_accumulation_makes_one_update_per_batch(photos, monkeypatch):
+    """Two pieces of four: one step of the target a batch, and the rate of the whole batch."""
+    updates = []
+    update = train_byol.BYOL.update_target
+    monkeypatch.setattr(
+        train_byol.BYOL, "update_target", lambda self, tau: updates.append(tau) or update(self, tau)
+    )
+    every = ["--epochs", "1", "--log-every", "1"]
+    assert pretrain(photos, *every, "--accumulate", "2", "--run-dir", "two", "--out", "2.pt") == 0
+    assert len(updates) == 3
+    assert pretrain(photos, *every, "--run-dir", "one", "--out", "1.pt") == 0
+    one, two = (read_jsonl(f"{name}/metrics.jsonl") for name in ("one", "two"))
+    for key in ("step", "lr", "tau"):
+        assert [row[key] for row in one] == [row[key] for row in two]
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
-def test_every_optimizer_trains(photos, optimizer):
-    assert pretrain(photos, "--optimizer", optimizer, "--epochs", "1") == 0
+@pytest.mark.parametrize(("optimizer", "rate"), [("lars", 2.0), ("sgd", 0.06), ("adamw", 1e-3)])
+def test_every_optimizer_trains_at_its_own_default(photos, optimizer, rate):
+    argv = ["--epochs", "1", "--log-every", "1", "--warmup-epochs", "0.34"]  # a step of warm-up
+    assert pretrain(photos, "--optimizer", optimizer, *argv) == 0
+    rates = [row["lr"] for row in read_jsonl("runs/byol/metrics.jsonl")]
+    assert max(rates) == pytest.approx(rate * 8 / 256)
 
 
 def test_bf16_trains(photos):
@@ -270,6 +287,24 @@ def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
     steps = [row["step"] for row in read_jsonl("part/metrics.jsonl")]
     assert steps == sorted(set(steps))
     assert steps[-1] == 6
+
+
+def test_resume_refuses_other_images(photos, capsys, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(photos, folder)
+    assert pretrain(folder, "--epochs", "1") == 0
+    some = next(folder.glob("train/*/*.png"))
+    shutil.copy(some, some.with_name("new.png"))
+    fails(capsys, pretrain(folder, "--epochs", "1", "--resume"), "--resume", "other images")
+
+
+def test_ctrl_c_outside_the_loop_is_one_sentence(photos, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_byol, "open_photos", stop)
+    assert pretrain(photos) == 130
+    assert "nothing was saved; run the command again" in capsys.readouterr().err
 
 
 def test_holdout_is_seen_by_neither_stage(photos):
@@ -353,6 +388,12 @@ def test_bad_classifier_input(photos, encoder_file, capsys, tmp_path):
     fails(capsys, classify("--init", str(state)), "last.pt", "state of training")
     (tmp_path / "junk.pt").write_bytes(b"junk")
     fails(capsys, classify("--init", "junk.pt"), "junk.pt")
+    lacking = torch.load(encoder_file, weights_only=True)
+    del lacking["stem"]
+    torch.save(lacking, "lacking.pt")
+    fails(capsys, classify("--init", "lacking.pt"), "lacking.pt", "lacks stem")
+    code = classify("--init", str(encoder_file), "--freeze", "--lr", "1")
+    fails(capsys, code, "--lr is for the full model", "--frozen-lr")
     code = classify("--init", str(encoder_file), "--image-size", "64")
     fails(capsys, code, "--image-size 64", "32")
     fails(capsys, classify("--init", str(encoder_file), "--labels", "0"), "--labels")
@@ -380,6 +421,21 @@ def test_plots_name_what_is_missing_and_go_on(encoder_file, capsys):
     assert "damaged" in captured.err
     assert Path("plots/loss2.png").is_file()
     assert not Path("plots/loss1.png").exists()
+
+
+def test_runs_that_do_not_compare_are_left_out(encoder_file, capsys):
+    assert classify("--init", str(encoder_file), "--freeze", "--labels", "4", "--runs", "runs") == 0
+    shutil.copy(encoder_file, "other.pt")
+    for seed, file in enumerate((encoder_file, "other.pt"), 1):
+        assert classify("--init", str(file), "--freeze", "--seed", str(seed)) == 0
+    assert plot_losses.main([]) == 0
+    captured = capsys.readouterr()
+    labels, weights = (line for line in captured.err.splitlines() if line.startswith("left out"))
+    assert "labels" in labels
+    assert labels.endswith(": classifier-byol-frozen")
+    assert "other.pt" in weights
+    assert weights.endswith(": classifier-byol-frozen-seed1")
+    assert "seeds" not in captured.out
 
 
 def test_plots_without_runs(capsys, tmp_path):
