@@ -1,13 +1,16 @@
 """BatchNorm for two views in one pass: each half of the batch is normalised on its own.
 
 The sums are those of two passes, one for each view, running statistics included. One pass is faster
-on a CPU, where the last stages of a network are bound by their weights rather than by the images.
+for small images on a CPU, where the last stages of a network are bound by their weights; for large
+ones splitting and joining the maps costs more than it brings (see benchmarks/README.md).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+LARGEST = 64  # side in pixels up to which one pass is the faster
 
 
 class _PerView:
