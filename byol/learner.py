@@ -75,7 +75,7 @@ class BYOL(nn.Module):
             targets = [self.target_projector(self.target_encoder(view)) for view in views]
         t1, t2 = torch.cat(targets).chunk(2)  # (N, projection_dim) each, as p1 and p2
         loss = regression_loss(p1, t2) + regression_loss(p2, t1)  # each view predicts the other
-        return loss.mean(), spread(torch.cat(projections).chunk(2)[0])
+        return loss.mean(), spread(projections[0][: len(view1)])
 
     def update_target(self, tau: float) -> None:
         """Move the target towards the online network. Call it after `optimizer.step()`."""
