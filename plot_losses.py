@@ -30,7 +30,7 @@ STYLES = {
 }
 PARTS = {False: "full model", True: "frozen backbone"}
 # what runs that are compared must share
-SAME = ("data", "image_size", "labels", "tested_on", "test_images")
+SAME = ("data", "image_size", "labels", "features", "tested_on", "test_images")
 NEEDED = {*SAME, "init", "init_file", "freeze", "seed", "test_accuracy", "classes"}
 
 
@@ -94,7 +94,7 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     if classifiers:
         newest = max(classifiers, key=lambda run: run["age"])["summary"]
         others = [r for r in classifiers if any(r["summary"][k] != newest[k] for k in SAME)]
-        leave_out(classifiers, others, "other data, size, labels or test images")
+        leave_out(classifiers, others, "other data, size, labels, features or test images")
         byol = [r for r in classifiers if r["summary"]["init"] == "byol"]
         if byol:
             file = max(byol, key=lambda run: run["age"])["summary"]["init_file"]

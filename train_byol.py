@@ -20,8 +20,8 @@ import torch
 from byol import checkpoint
 from byol.augment import two_views
 from byol.config import PretrainConfig, parse
-from byol.device import autocast, describe, pick_amp, pick_device
-from byol.encoder import Encoder
+from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
+from byol.encoder import AVGPOOL, Encoder, check_taps
 from byol.errors import UserError, command
 from byol.interrupt import Interrupt
 from byol.learner import BYOL
@@ -42,7 +42,11 @@ def main(argv: list[str] | None = None) -> None:
     # ---- settings and data
     config, _ = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
     device = pick_device(config.device)
+    keep_freed_memory()
     amp = pick_amp(config.amp, device)
+    taps = config.grids if config.losses == "multi" else {}
+    check_taps(taps, config.arch, config.stem, config.image_size)
+    loss_weights = check_weights(config, len(taps))
     run_dir = open_run_folder(config.run_dir, resume=config.resume, overwrite=config.overwrite)
     checkpoint.check_writable(config.out)
     state = checkpoint.load(run_dir / "last.pt", checkpoint.TRAINING) if config.resume else None
@@ -67,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(config.seed)
     one_pass = device.type == "cpu" and config.image_size <= LARGEST
     encoder = Encoder(config.arch, config.stem)
-    model = BYOL(encoder, config.hidden_dim, config.projection_dim, one_pass)
+    model = BYOL(encoder, config.hidden_dim, config.projection_dim, one_pass, taps)
     piece = config.batch_size // config.accumulate
     memory = estimate_step_bytes(model, config.image_size, piece, config.optimizer, amp)
     model.to(device, memory_format=torch.channels_last)
@@ -103,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{len(split.labelled):,} labelled, {len(split.holdout):,} held out, "
         f"{len(split.test):,} in a test split, {len(photos.skipped):,} files skipped\n"
         f"model       {config.arch} ({config.stem} stem), {encoder_size / 1e6:.1f} M weights; "
-        f"{trained / 1e6:.1f} M with the heads\n"
+        f"{trained / 1e6:.1f} M with the heads on {', '.join(model.outputs)}\n"
         f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step\n"
         f"views       {config.image_size} px from {config.stored_side} px, recipe {config.recipe}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
@@ -134,6 +138,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- the loop
     model.train()
+    loss_weights = torch.tensor(loss_weights, device=device)
     losses, spreads = [], []
     started = since = time.perf_counter()
     todo = range(first_step, total_steps)
@@ -152,9 +157,10 @@ def main(argv: list[str] | None = None) -> None:
                 view1 = augment1(part, photos.sizes[indices], indices, step)  # (N, 3, S, S)
                 view2 = augment2(part, photos.sizes[indices], indices, step)
                 with autocast(device, amp):
-                    loss, spread = model(view1, view2)
+                    parts, spread = model(view1, view2)  # (P,) each: one for each output
+                loss = parts @ loss_weights
                 scaler.scale(loss / config.accumulate).backward()
-                losses.append(loss.detach())
+                losses.append(torch.cat([loss.detach()[None], parts.detach()]))
                 spreads.append(spread)
             scaler.step(optimizer)
             scaler.update()
@@ -165,7 +171,8 @@ def main(argv: list[str] | None = None) -> None:
             stopping = stop.asked
             bar.update()
             if done % config.log_every == 0 or epoch_ends or stopping:
-                mean_loss = torch.stack(losses).mean().item()
+                mean_loss, *part_losses = torch.stack(losses).mean(0).tolist()
+                part_spreads = torch.stack(spreads).mean(0).tolist()
                 if not math.isfinite(mean_loss):
                     stop_training("the loss is", done)
                 now = time.perf_counter()
@@ -177,7 +184,9 @@ def main(argv: list[str] | None = None) -> None:
                     lr=lr,
                     tau=tau,
                     images_per_second=speed,
-                    spread=torch.stack(spreads).mean().item(),
+                    spread=part_spreads[0],
+                    **by_output("loss", model.outputs, part_losses),
+                    **by_output("spread", model.outputs, part_spreads),
                 )
                 epoch = done / steps_per_epoch
                 about = f"epoch {epoch:.1f}, loss {mean_loss:.3f}, {speed:.0f} images/s"
@@ -217,6 +226,25 @@ def main(argv: list[str] | None = None) -> None:
         peak = f", at most {torch.cuda.max_memory_reserved(device) / 2**30:.2f} GiB of its memory"
     print(f"took {seconds / 60:.1f} minutes, {seen / seconds:.0f} images/s{peak}")
     print(f"wrote {config.out}: now python train_classifier.py --init {config.out} --freeze")
+
+
+def check_weights(config: PretrainConfig, taps: int) -> list[float]:
+    """The weight of each loss. Raises `UserError` where there are not as many as losses."""
+    if config.losses == "classic":
+        return [1.0]
+    if len(config.loss_weights) != 1 + taps or not any(config.loss_weights):
+        raise UserError(
+            f"--loss-weights {' '.join(f'{w:g}' for w in config.loss_weights)}: give one for "
+            f"each of {', '.join([AVGPOOL, *config.taps])}, not all of them 0"
+        )
+    return config.loss_weights
+
+
+def by_output(name: str, outputs: list[str], values: list[float]) -> dict[str, float]:
+    """Columns such as `loss_layer2.0`, where there is more than one."""
+    if len(outputs) == 1:
+        return {}
+    return {f"{name}_{output}": value for output, value in zip(outputs, values, strict=True)}
 
 
 def check_batch(config: PretrainConfig, images: int) -> int:

@@ -4,7 +4,7 @@
     python train_classifier.py --init byol.pt --freeze --seeds 3     # three runs, for the spread
 
 With --freeze the encoder stays as it is, bit for bit, and a linear head learns on its features;
-without it everything learns.
+without it everything learns. With --features combined the head sees inner blocks as well.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from torch import nn
 from byol import checkpoint
 from byol.augment import CROP_AND_FLIP, Augment
 from byol.config import ClassifierConfig, parse
-from byol.device import autocast, describe, pick_amp, pick_device
-from byol.encoder import Encoder
+from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
+from byol.encoder import Encoder, check_taps
 from byol.errors import UserError, command
 from byol.image_ops import to_device
 from byol.loader import gather, positions_at
 from byol.metrics import MetricsFile, progress, write_json
 from byol.optim import build_optimizer, parameter_groups, set_lr
-from byol.probe import Standardise, accuracy, extract_features
+from byol.probe import RunningStandardise, Standardise, accuracy, combine, extract_features
 from byol.run_folder import make_folder
 from byol.schedules import lr_at
 from data import make_split, open_photos
 
 # what a checkpoint decides, and what it decides where no flag says otherwise
 FROM_CHECKPOINT = ("arch", "stem", "image_size", "mean", "std")
-INHERITED = ("data", "store_size", "labels", "holdout", "split_seed")
+INHERITED = ("data", "store_size", "labels", "holdout", "split_seed", "taps", "tap_grid")
 
 
 @command
@@ -46,23 +46,31 @@ def main(argv: list[str] | None = None) -> None:
     source = None if config.init == "random" else checkpoint.load(config.init, checkpoint.ENCODER)
     if source:
         take_settings(config, source, flags)
+    taps = {} if config.features == "avgpool" else config.grids
+    check_taps(taps, config.arch, config.stem, config.image_size)
     if config.freeze and (given := flags & {"lr", "weight_decay"}):
         flag = sorted(given)[0].replace("_", "-")
         raise UserError(f"--{flag} is for the full model; with --freeze give --frozen-{flag}")
     if config.seeds > 1 and config.run_dir:
         raise UserError("--run-dir names the folder of one run; with --seeds give --runs instead")
     for seed in range(config.seed, config.seed + config.seeds):
-        train(dataclasses.replace(config, seed=seed), source)
+        train(dataclasses.replace(config, seed=seed), source, taps)
 
 
-def train(config: ClassifierConfig, source: dict | None) -> None:
-    """One run, from the weights of `source` (a checkpoint) or from random ones."""
+def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -> None:
+    """One run, from the weights of `source` (a checkpoint) or from random ones.
+
+    The head sees the representation and the outputs of `taps` (see `Encoder.outputs`).
+    """
     # ---- encoder and data
     device = pick_device(config.device)
+    keep_freed_memory()
     amp = pick_amp(config.amp, device)
     init = "random" if source is None else "byol"
     part = "frozen" if config.freeze else "full"
-    name = f"classifier-{init}-{part}" + (f"-seed{config.seed}" if config.seed else "")
+    name = f"classifier-{init}-{part}"
+    name += f"-{config.features}" if taps else ""
+    name += f"-seed{config.seed}" if config.seed else ""
     run_dir = make_folder(config.run_dir or Path(config.runs) / name, "--run-dir")
 
     photos = open_photos(config.data, config.stored_side)
@@ -77,7 +85,8 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
         encoder = checkpoint.load_encoder(source, config.init)
     else:
         encoder = Encoder(config.arch, config.stem)
-    head = nn.Linear(encoder.dim, len(classes))
+    widths = encoder.widths(taps)
+    head = nn.Linear(sum(widths.values()), len(classes))
     encoder.to(device, memory_format=torch.channels_last)
     head.to(device)
     trained = head if config.freeze else nn.ModuleList([encoder, head])
@@ -89,7 +98,8 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
     print(
         f"data        {photos.source}: {count:,} labelled images of {len(classes)} classes; "
         f"tested on {len(test_rows):,} ({tested_on}); {len(photos.skipped):,} files skipped\n"
-        f"model       {config.arch} ({config.stem} stem) from {config.init}, {part}\n"
+        f"model       {config.arch} ({config.stem} stem) from {config.init}, {part}; "
+        f"{head.in_features:,} features: {', '.join(widths)}\n"
         f"device      {describe(device, amp)}\n"
         f"schedule    {config.epochs} epochs, batch {min(config.batch_size, count)}, "
         f"{config.optimizer}, peak rate {lr:g}, weight decay {decay:g}\n"
@@ -99,14 +109,21 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
 
     # ---- what the head sees: features computed once, or the encoder's output at each step
     viewing = {"image_size": config.image_size, "mean": config.mean, "std": config.std}
-    reading = {**viewing, "device": device, "amp": amp}
+    reading = {**viewing, "device": device, "amp": amp, "taps": taps}
     augment = Augment(CROP_AND_FLIP, 0, seed=config.seed, **viewing)
     labels = torch.from_numpy(photos.labels[split.labelled]).to(device)
+    # features are standardised, those of a full model only where there are several parts: one alone
+    # finds its scale as it learns
+    standardise = None
+    plain = config.features == "combined-plain"
+    if config.freeze or (taps and not plain):
+        features = extract_features(encoder, photos, split.labelled, **reading)
+    if not plain and (config.freeze or taps):
+        kind = Standardise if config.freeze else RunningStandardise
+        standardise = kind(features, list(widths.values())).to(device)
     if config.freeze:
         encoder.requires_grad_(False)
-        features = extract_features(encoder, photos, split.labelled, **reading)
-        standardise = Standardise(features).to(device)
-        inputs = standardise(features)
+        inputs = standardise(features) if standardise else features
 
     # ---- the loop
     started = time.perf_counter()
@@ -123,14 +140,16 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
             positions = positions_at(step, count, batch_size, config.seed)
             at = to_device(positions, device)
             if config.freeze:
-                representation = inputs[at]  # (N, dim)
+                seen = inputs[at]  # (N, width)
             else:
                 rows = split.labelled[positions]
                 images = gather(photos.images, rows, device)
                 views = augment(images, photos.sizes[rows], rows, step)
                 with autocast(device, amp):
-                    representation = encoder(views).float()
-            scores = head(representation)  # (N, classes)
+                    seen = combine(encoder, views, taps)  # (N, width)
+                if standardise:
+                    seen = standardise(seen)
+            scores = head(seen)  # (N, classes)
             loss = F.cross_entropy(scores, labels[at])
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
@@ -154,7 +173,7 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
                 losses, hits = [], []
 
     # ---- the test, once, with the weights of the last epoch
-    if config.freeze:
+    if standardise:
         head = standardise.fold(head)
     features = extract_features(encoder, photos, test_rows, what="test images", **reading)
     truth = torch.from_numpy(photos.labels[test_rows]).to(device)
@@ -164,6 +183,7 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
         "head": checkpoint.head_weights(head),
         "classes": classes,
         **{key: getattr(config, key) for key in FROM_CHECKPOINT},
+        "taps": taps,
         "config": dataclasses.asdict(config),
     }
     checkpoint.save(run_dir / "classifier.pt", checkpoint.CLASSIFIER, content)
@@ -176,6 +196,7 @@ def train(config: ClassifierConfig, source: dict | None) -> None:
             "init": init,
             "init_file": config.init,
             "freeze": config.freeze,
+            "features": config.features,
             "seed": config.seed,
             "label_seed": split.label_seed,
             "data": config.data,
@@ -208,7 +229,8 @@ def take_settings(config: ClassifierConfig, source: dict, flags: set[str]) -> No
     if "data" in flags and config.data != before["data"]:
         inherited = ("store_size",)
     for key in inherited:
-        if key not in flags:
+        # older checkpoints lack some; 0 labels are for pretraining alone
+        if key not in flags and key in before and (key, before[key]) != ("labels", 0):
             setattr(config, key, before[key])
 
 
@@ -219,7 +241,7 @@ def check_classes(config: ClassifierConfig, photos) -> None:
             f"--data {config.data} has {len(photos.classes)} class folders; a classifier needs "
             "two or more, such as photos/cat and photos/dog"
         )
-    if not config.labels:
+    if config.labels == 0:
         raise UserError("--labels 0: a classifier needs labelled images; give 2 or more")
 
 

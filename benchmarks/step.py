@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from byol import small_maps
-from byol.device import autocast, describe, pick_amp, pick_device
+from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder
 from byol.learner import BYOL
 from byol.optim import build_optimizer, parameter_groups, set_lr
@@ -32,9 +32,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--device", default="cpu")
+    keep = "what the training scripts do; --no-keep shows what it brings"
+    parser.add_argument("--keep", action=argparse.BooleanOptionalAction, default=True, help=keep)
     args = parser.parse_args()
 
     device = pick_device(args.device)
+    if args.keep:
+        keep_freed_memory()
     amp = pick_amp("auto", device)
     shape = (args.batch_size, 3, args.image_size, args.image_size)
     views = [torch.randn(shape).to(device, memory_format=torch.channels_last) for _ in range(2)]
@@ -81,6 +85,7 @@ def main() -> None:
         "image_size": args.image_size,
         "batch_size": args.batch_size,
         "device": describe(device, amp),
+        "keep_freed_memory": args.keep,
         "torch": torch.__version__,
     }
     about |= {f"{name}_images_per_second": round(value, 1) for name, value in speed.items()}

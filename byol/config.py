@@ -23,11 +23,16 @@ from byol.optim import DEFAULTS as OPTIMIZERS
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MAX_SEED = 2**63 - 1
 AMP = ("auto", "bf16", "fp16", "off")
+LOSSES = ("classic", "multi")
+FEATURES = ("avgpool", "combined", "combined-plain")
 
 
-def option(default, help: str, *, choices=None, low=None, high=None):
-    """A dataclass field with its help line and its limits (inclusive)."""
-    metadata = {"help": help, "choices": choices, "low": low, "high": high}
+def option(default, help: str, *, choices=None, low=None, high=None, none="none"):
+    """A dataclass field with its help line and its limits (inclusive), also of a list's items.
+
+    `none` is the word that stands for None, where the field may be None.
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "none": none}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -42,11 +47,19 @@ class Shared:
     store_size: int | None = option(
         None, "side of the stored photos (default: 1.2 x image size)", low=8, high=2048
     )
-    labels: int = option(250, "labelled images, balanced over the classes", low=0)
+    labels: int | None = option(
+        250, "labelled images, balanced over the classes, or all", low=0, none="all"
+    )
     holdout: int = option(0, "images that neither script ever trains on", low=0)
     split_seed: int = option(0, "which images are labelled and held out", low=0, high=MAX_SEED)
     arch: str = option("resnet18", "encoder", choices=tuple(ARCHITECTURES))
     stem: str = option("imagenet", "first layers of the encoder", choices=STEMS)
+    taps: list[str] = option(
+        ["layer3.0", "layer2.0"], "inner blocks, for --losses multi and --features combined"
+    )
+    tap_grid: list[int] = option(
+        [2, 4], "side of the grid that the map of each tap is averaged to", low=1
+    )
     mean: list[float] = option([0.485, 0.456, 0.406], "normalisation: mean of R, G, B in 0..1")
     std: list[float] = option([0.229, 0.224, 0.225], "normalisation: deviation of R, G, B")
     seed: int = option(0, "weights, order of images and augmentations", low=0, high=MAX_SEED)
@@ -57,6 +70,11 @@ class Shared:
     def stored_side(self) -> int:
         """Side of the stored photos: `store_size`, else 1.2 x image size up to a multiple of 4."""
         return self.store_size or -(-self.image_size * 12 // 40) * 4
+
+    @property
+    def grids(self) -> dict[str, int]:
+        """The grid of each tap."""
+        return dict(zip(self.taps, self.tap_grid, strict=True))
 
 
 @dataclass
@@ -76,6 +94,12 @@ class PretrainConfig(Shared):
     weight_decay: float | None = option(None, "weight decay (default: the optimizer's)", low=0)
     warmup_epochs: float = option(10.0, "epochs of linear warm-up", low=0)
     tau0: float = option(0.99, "tau of the target's moving average at the start", low=0, high=1)
+    losses: str = option(
+        "classic", "on the representation alone, or on inner blocks as well", choices=LOSSES
+    )
+    loss_weights: list[float] = option(
+        [1.0, 1.0, 1.0], "of --losses multi: the representation's, then one for each tap", low=0
+    )
     hidden_dim: int = option(4096, "hidden width of projector and predictor", low=1)
     projection_dim: int = option(256, "output width of projector and predictor", low=2)
     log_every: int = option(10, "steps between two lines of metrics.jsonl", low=1)
@@ -93,6 +117,11 @@ class ClassifierConfig(Shared):
 
     init: str = option("random", "random, or a file that train_byol.py wrote")
     freeze: bool = option(False, "train the linear head alone on the frozen encoder")
+    features: str = option(
+        "avgpool",
+        "what the head sees: the representation; or inner blocks as well, standardised or plain",
+        choices=FEATURES,
+    )
     label_seed: int | None = option(
         None, "which images are labelled, apart from the holdout (default: split seed)", low=0
     )
@@ -137,10 +166,12 @@ def parse(config_class, argv: list[str] | None, default_file: str):
 
     values = {}
     for key, value in _read_toml(path, config_class).items():
-        values[key] = _convert(value, hints[key], f"{key} in {path}", from_text=False)
+        none = fields[key].metadata["none"]
+        values[key] = _convert(value, hints[key], f"{key} in {path}", from_text=False, none=none)
     for key, text in flags.items():
         flag = "--" + key.replace("_", "-")
-        values[key] = _convert(text, hints[key], flag, from_text=True)
+        none = fields[key].metadata["none"]
+        values[key] = _convert(text, hints[key], flag, from_text=True, none=none)
     config = config_class(**values)
     _check(config, fields)
     return config, set(flags)
@@ -201,16 +232,20 @@ def _read_toml(path: Path, config_class) -> dict:
     return result
 
 
-def _convert(value, hint, where: str, *, from_text: bool):
+def _convert(value, hint, where: str, *, from_text: bool, none: str = ""):
     """`value` as the type of the field, or a `UserError` that names `where`."""
-    if isinstance(hint, types.UnionType):  # X | None; TOML has no null, so leaving out is None
-        if from_text and value.lower() == "none":
+    or_none = ""
+    if isinstance(hint, types.UnionType):  # X | None
+        if isinstance(value, str) and value.lower() == none:
             return None
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
+        or_none = f" or {none}"
     if typing.get_origin(hint) is list:
+        inner = typing.get_args(hint)[0]
         if not isinstance(value, list):
-            raise UserError(f"{where} must be a list of numbers, not {value!r}")
-        return [_convert(v, typing.get_args(hint)[0], where, from_text=from_text) for v in value]
+            what = "texts" if inner is str else "numbers"
+            raise UserError(f"{where} must be a list of {what}, not {value!r}")
+        return [_convert(v, inner, where, from_text=from_text) for v in value]
     try:
         if from_text and hint in (int, float):
             return hint(value)
@@ -221,7 +256,7 @@ def _convert(value, hint, where: str, *, from_text: bool):
     except ValueError:
         pass
     kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    raise UserError(f"{where} must be {kinds[hint]}, not {value!r}")
+    raise UserError(f"{where} must be {kinds[hint]}{or_none}, not {value!r}")
 
 
 def _check(config, fields: dict[str, dataclasses.Field]) -> None:
@@ -233,17 +268,23 @@ def _check(config, fields: dict[str, dataclasses.Field]) -> None:
             near = _nearest(value, limits["choices"])
             choices = ", ".join(limits["choices"])
             raise UserError(f"{name} must be one of {choices}, not {value!r}{near}")
-        if isinstance(value, float) and value != value:
-            raise UserError(f"{name} must be a number, not nan")
-        if limits["low"] is not None and value < limits["low"]:
-            raise UserError(f"{name} must be at least {limits['low']}, not {value}")
-        if limits["high"] is not None and value > limits["high"]:
-            raise UserError(f"{name} must be at most {limits['high']}, not {value}")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and number != number:
+                raise UserError(f"{name} must be a number, not nan")
+            if limits["low"] is not None and number < limits["low"]:
+                raise UserError(f"{name} must be at least {limits['low']}, not {number}")
+            if limits["high"] is not None and number > limits["high"]:
+                raise UserError(f"{name} must be at most {limits['high']}, not {number}")
     for name in ("mean", "std"):
         if len(getattr(config, name)) != 3:
             raise UserError(f"{name} must have three numbers, for R, G and B")
     if min(config.std) <= 0:
         raise UserError("std must be above 0 in each channel")
+    if len(set(config.taps)) < len(config.taps) or len(config.taps) != len(config.tap_grid):
+        raise UserError(
+            f"taps {' '.join(config.taps)} and tap_grid {' '.join(map(str, config.tap_grid))}: "
+            "name each block once, and give one grid for each"
+        )
     if config.stored_side < config.image_size:
         raise UserError(
             f"store_size {config.store_size} is below image_size {config.image_size}: "

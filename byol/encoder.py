@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from byol.errors import UserError
 from byol.small_maps import use_patches
 
 ARCHITECTURES = {
@@ -13,6 +15,8 @@ ARCHITECTURES = {
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
 }
 STEMS = ("imagenet", "cifar")
+AVGPOOL = "avgpool"  # the output that is always there
+STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Encoder(ResNet):
@@ -37,10 +41,48 @@ class Encoder(ResNet):
         use_patches(self)  # the same weights and sums, faster on the CPU at small sizes
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.outputs(images, {})[AVGPOOL]
+
+    def outputs(self, images: Tensor, taps: dict[str, int]) -> dict[str, Tensor]:
+        """The representation, and the output of inner blocks on the way to it.
+
+        `taps` maps a block's name to the side of the grid that its map is averaged to:
+        {"layer2.0": 4}. Returns {"avgpool": (N, dim), "layer2.0": (N, C * 4 * 4), ...} with the
+        widths that `widths` tells; a map is flattened channel by channel.
+        """
+        inner = {}
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.maxpool(x)  # (N, 64, H/4, W/4)
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        x = self.layer4(x)  # (N, dim, H/32, W/32)
-        return self.avgpool(x).flatten(1)  # (N, dim)
+        for stage in STAGES:
+            for number, block in enumerate(getattr(self, stage)):
+                x = block(x)
+                name = f"{stage}.{number}"
+                if name in taps:
+                    inner[name] = F.adaptive_avg_pool2d(x, taps[name]).flatten(1)
+        representation = self.avgpool(x).flatten(1)  # (N, dim)
+        return {AVGPOOL: representation, **{name: inner[name] for name in taps}}
+
+    def widths(self, taps: dict[str, int]) -> dict[str, int]:
+        """How many numbers an image has in each of `outputs`."""
+        channels = {name: _channels(self.get_submodule(name)) for name in taps}
+        return {AVGPOOL: self.dim, **{name: channels[name] * taps[name] ** 2 for name in taps}}
+
+
+def _channels(block: nn.Module) -> int:
+    return (block.bn3 if isinstance(block, Bottleneck) else block.bn2).num_features
+
+
+def check_taps(taps: dict[str, int], arch: str, stem: str, image_size: int) -> None:
+    """Raises `UserError` for a block that is not there or whose map is smaller than its grid."""
+    blocks = dict(zip(STAGES, ARCHITECTURES[arch][1], strict=True))
+    names = [f"{stage}.{number}" for stage in STAGES for number in range(blocks[stage])]
+    side = image_size if stem == "cifar" else -(-image_size // 4)
+    for name, grid in taps.items():
+        if name not in names:
+            raise UserError(f"taps: {arch} has no block {name!r}; choose from {', '.join(names)}")
+        of_map = -(-side // 2 ** STAGES.index(name.split(".")[0]))
+        if grid > of_map:
+            raise UserError(
+                f"tap_grid {grid} of {name}: its map is {of_map} x {of_map} at image size "
+                f"{image_size}; give a smaller grid or larger images"
+            )

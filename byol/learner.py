@@ -42,6 +42,9 @@ class BYOL(nn.Module):
     """Online and target networks around an encoder. Both stay in training mode throughout:
     the target normalises with the statistics of its own batch, as the authors' code does.
 
+    `taps` names inner blocks of the encoder (see `Encoder.outputs`). Each of them, as the
+    representation itself, has a projector and a predictor of its own, and a loss.
+
     `one_pass` sends both views through the networks together, with BatchNorm that still normalises
     each on its own: the same sums, faster for small images on a CPU (see byol/per_view.py).
     """
@@ -52,32 +55,45 @@ class BYOL(nn.Module):
         hidden_dim: int = 4096,
         projection_dim: int = 256,
         one_pass: bool = False,
+        taps: dict[str, int] | None = None,
     ):
         super().__init__()
         self.one_pass = one_pass
+        self.taps = taps or {}
         self.encoder = encoder
-        self.projector = mlp_head(encoder.dim, hidden_dim, projection_dim)
-        self.predictor = mlp_head(projection_dim, hidden_dim, projection_dim)
+        widths = encoder.widths(self.taps)
+        self.outputs = list(widths)  # "avgpool", then the taps
+        sizes = hidden_dim, projection_dim
+        self.projectors = nn.ModuleList(mlp_head(dim, *sizes) for dim in widths.values())
+        self.predictors = nn.ModuleList(mlp_head(projection_dim, *sizes) for _ in widths)
         if one_pass:
             normalise_views_apart(self)
         self.target_encoder = frozen_copy(self.encoder)
-        self.target_projector = frozen_copy(self.projector)
+        self.target_projectors = frozen_copy(self.projectors)
 
     def forward(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
-        """Two views (N, 3, H, W) -> (loss in 0..8, the mean over the batch; `spread`).
+        """Two views (N, 3, H, W) -> (losses, spreads), each (P,): one for each of `outputs`.
 
-        BatchNorm sees one view at a time.
+        A loss is the mean over the batch, in 0..8. BatchNorm sees one view at a time.
         """
         views = [torch.cat([view1, view2])] if self.one_pass else [view1, view2]
-        projections = [self.projector(self.encoder(view)) for view in views]
-        p1, p2 = torch.cat([self.predictor(z) for z in projections]).chunk(2)
+        online = [self.encoder.outputs(view, self.taps) for view in views]
         with torch.no_grad():
-            targets = [self.target_projector(self.target_encoder(view)) for view in views]
-        t1, t2 = torch.cat(targets).chunk(2)  # (N, projection_dim) each, as p1 and p2
-        loss = regression_loss(p1, t2) + regression_loss(p2, t1)  # each view predicts the other
-        return loss.mean(), spread(projections[0][: len(view1)])
+            target = [self.target_encoder.outputs(view, self.taps) for view in views]
+        losses, spreads = [], []
+        for number, output in enumerate(self.outputs):
+            projector, predictor = self.projectors[number], self.predictors[number]
+            projections = [projector(features[output]) for features in online]
+            p1, p2 = torch.cat([predictor(z) for z in projections]).chunk(2)
+            with torch.no_grad():
+                targets = [self.target_projectors[number](features[output]) for features in target]
+            t1, t2 = torch.cat(targets).chunk(2)  # (N, projection_dim) each, as p1 and p2
+            loss = regression_loss(p1, t2) + regression_loss(p2, t1)  # each predicts the other
+            losses.append(loss.mean())
+            spreads.append(spread(projections[0][: len(view1)]))
+        return torch.stack(losses), torch.stack(spreads)
 
     def update_target(self, tau: float) -> None:
         """Move the target towards the online network. Call it after `optimizer.step()`."""
         ema_update(self.target_encoder, self.encoder, tau)
-        ema_update(self.target_projector, self.projector, tau)
+        ema_update(self.target_projectors, self.projectors, tau)

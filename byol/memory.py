@@ -44,6 +44,6 @@ def _saved_bytes(model: nn.Module, image_size: int, count: int, amp: torch.dtype
     views = torch.zeros(2, count, 3, image_size, image_size)
     precision = autocast(torch.device("cpu"), amp and torch.bfloat16)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), precision:
-        loss, _ = model(*views)  # the graph of `loss` keeps every noted address in use
-    del loss
+        losses, _ = model(*views)  # their graph keeps every noted address in use
+    del losses
     return sum(saved.values())

@@ -34,7 +34,9 @@ class PatchConv2d(nn.Conv2d):
             [x[:, i : i + down : stride, j : j + across : stride] for i in rows for j in columns],
             dim=3,
         )  # (N, H', W', taps * C)
-        weight = self.weight[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        weight = self.weight
+        if len(rows) < kernel or len(columns) < kernel:  # a slice costs a copy of the gradient
+            weight = weight[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         weight = weight.permute(0, 2, 3, 1).reshape(self.out_channels, -1)  # (O, taps * C)
         return F.linear(patches, weight).permute(0, 3, 1, 2)  # channels_last in memory
 

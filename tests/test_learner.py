@@ -21,6 +21,13 @@ def learner(request):
     return BYOL(Encoder(), hidden_dim=32, projection_dim=16, one_pass=request.param)
 
 
+@pytest.fixture(params=[False, True], ids=["two passes", "one pass"])
+def multi(request):
+    """With losses on two inner blocks."""
+    torch.manual_seed(0)
+    return BYOL(Encoder(), 32, 16, request.param, {"layer3.0": 2, "layer2.0": 4})
+
+
 @pytest.fixture
 def views():
     generator = torch.Generator().manual_seed(1)
@@ -55,18 +62,19 @@ def test_loss_is_the_sum_of_both_cross_terms(learner, views):
     reference = with_plain_batchnorm(learner)
 
     def online(view):
-        projection = reference.projector(reference.encoder(view))
-        return F.normalize(reference.predictor(projection), dim=1)
+        projection = reference.projectors[0](reference.encoder(view))
+        return F.normalize(reference.predictors[0](projection), dim=1)
 
     def target(view):
-        return F.normalize(reference.target_projector(reference.target_encoder(view)), dim=1)
+        return F.normalize(reference.target_projectors[0](reference.target_encoder(view)), dim=1)
 
     expected = 0.0
     for one, other in ((view1, view2), (view2, view1)):
         cosine = (online(one) * target(other)).sum(1)
         expected = expected + (2 - 2 * cosine).mean()
     loss, _ = learner(view1, view2)
-    torch.testing.assert_close(loss, expected)
+    assert loss.shape == (1,)
+    torch.testing.assert_close(loss[0], expected)
     assert 0 < loss.item() < 8
 
     same_view = sum((2 - 2 * (online(v) * target(v)).sum(1)).mean() for v in (view1, view2))
@@ -95,10 +103,11 @@ def test_one_pass_for_both_views_is_two_passes(learner, views):
     views = views.double()
     apart = with_plain_batchnorm(learner)
     learner(*views)[0].backward()
-    z1, z2 = (apart.projector(apart.encoder(view)) for view in views)
+    projector, predictor = apart.projectors[0], apart.predictors[0]
+    z1, z2 = (projector(apart.encoder(view)) for view in views)
     with torch.no_grad():
-        t1, t2 = (apart.target_projector(apart.target_encoder(view)) for view in views)
-    loss = regression_loss(apart.predictor(z1), t2) + regression_loss(apart.predictor(z2), t1)
+        t1, t2 = (apart.target_projectors[0](apart.target_encoder(view)) for view in views)
+    loss = regression_loss(predictor(z1), t2) + regression_loss(predictor(z2), t1)
     loss.mean().backward()
     for (name, a), b in zip(learner.named_parameters(), apart.parameters(), strict=True):
         if a.requires_grad:
@@ -107,9 +116,57 @@ def test_one_pass_for_both_views_is_two_passes(learner, views):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-6, msg=name)
 
 
-def test_only_the_online_network_gets_gradients(learner, views):
-    learner(*views)[0].backward()
-    for name, parameter in learner.named_parameters():
+def test_each_output_has_a_loss_and_heads_of_its_own(multi, views):
+    """Inner maps that torchvision's own hooks see, flattened, through heads written out here."""
+    reference = with_plain_batchnorm(multi)
+
+    def flat_maps(encoder, view):
+        maps = {}
+        hooks = [
+            encoder.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, name=name: maps.update({name: output.flatten(1)})
+            )
+            for name in ("avgpool", "layer3.0", "layer2.0")
+        ]
+        encoder(view)
+        for hook in hooks:
+            hook.remove()
+        return maps
+
+    online = [flat_maps(reference.encoder, view) for view in views]
+    target = [flat_maps(reference.target_encoder, view) for view in views]
+    losses, spreads = multi(*views)
+    assert multi.outputs == ["avgpool", "layer3.0", "layer2.0"]
+    for number, name in enumerate(multi.outputs):
+        p1, p2 = (
+            reference.predictors[number](reference.projectors[number](maps[name]))
+            for maps in online
+        )
+        t1, t2 = (reference.target_projectors[number](maps[name]) for maps in target)
+        expected = 4 - 2 * F.cosine_similarity(p1, t2) - 2 * F.cosine_similarity(p2, t1)
+        torch.testing.assert_close(losses[number], expected.mean(), msg=name)
+        first = reference.projectors[number](online[0][name])
+        torch.testing.assert_close(spreads[number], spread(first), msg=name)
+
+
+def test_classic_is_the_first_part_of_multi(multi, views):
+    """The same seed gives the same encoder, so that the two kinds of training can be compared."""
+    torch.manual_seed(0)
+    classic = BYOL(Encoder(), 32, 16, multi.one_pass)
+    for a, b in zip(classic.encoder.parameters(), multi.encoder.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for part in (classic.projectors[0], classic.predictors[0], multi.projectors[0],
+                 multi.predictors[0]):  # fmt: skip
+        for p in part.parameters():
+            nn.init.normal_(p, generator=torch.Generator().manual_seed(p.numel()))
+    for model in (classic, multi):
+        model.target_projectors.load_state_dict(model.projectors.state_dict())
+    torch.testing.assert_close(classic(*views)[0][0], multi(*views)[0][0])
+
+
+def test_only_the_online_network_gets_gradients(multi, views):
+    multi(*views)[0].sum().backward()
+    for name, parameter in multi.named_parameters():
         if name.startswith("target"):
             assert parameter.grad is None, name
             assert not parameter.requires_grad
@@ -120,7 +177,7 @@ def test_only_the_online_network_gets_gradients(learner, views):
 
 def test_target_starts_as_a_copy_and_normalises_by_its_own_batch(learner, views):
     for online, target in ((learner.encoder, learner.target_encoder),
-                           (learner.projector, learner.target_projector)):  # fmt: skip
+                           (learner.projectors, learner.target_projectors)):  # fmt: skip
         for a, b in zip(online.parameters(), target.parameters(), strict=True):
             assert torch.equal(a, b)
             assert a.data_ptr() != b.data_ptr()
@@ -145,14 +202,15 @@ def test_ema_multiplies_the_target_by_tau_and_leaves_buffers_alone():
     assert torch.equal(target[1].running_mean, torch.zeros(2))
 
 
-def test_update_target_moves_encoder_and_projector(learner):
+def test_update_target_moves_encoder_and_projectors(multi):
+    learner = multi
     with torch.no_grad():
         for p in learner.parameters():
             if p.requires_grad:
                 p.add_(0.5)
     learner.update_target(0.0)
     for online, target in ((learner.encoder, learner.target_encoder),
-                           (learner.projector, learner.target_projector)):  # fmt: skip
+                           (learner.projectors, learner.target_projectors)):  # fmt: skip
         for a, b in zip(online.parameters(), target.parameters(), strict=True):
             torch.testing.assert_close(a, b)
 

@@ -46,7 +46,7 @@ def test_features_do_not_depend_on_the_batch(photos):
 def test_standardised_features_have_mean_0_and_deviation_1_and_fold_into_the_head():
     features = torch.randn(200, 6) * torch.tensor([1e-3, 1, 10, 100, 1, 1]) + 5
     features[:, 5] = 2.0  # says nothing, must not blow up
-    standardise = Standardise(features)
+    standardise = Standardise(features, [6])
     x = standardise(features)
     torch.testing.assert_close(x[:, 1:5].mean(0), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(x[:, 1:5].std(0), torch.ones(4), atol=1e-4, rtol=0)
