@@ -1,4 +1,4 @@
-"""Features of an encoder, and what judges them: a linear head (paper section 4.1), neighbours."""
+"""Features of an encoder, standardised for a linear head (paper section 4.1)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from byol.augment import central_view
 from byol.device import autocast
 from byol.encoder import Encoder
-from byol.errors import UserError
 from byol.loader import gather
 
 
@@ -131,102 +129,3 @@ def fold(head: nn.Linear, mean: Tensor, scale: Tensor) -> nn.Linear:
 def accuracy(head: nn.Module, features: Tensor, labels: Tensor) -> float:
     """Share of the features (N, dim) that `head` gives their label (N,)."""
     return (head(features).argmax(1) == labels).double().mean().item()
-
-
-STRENGTHS = [10 ** (exponent / 2) for exponent in range(8, -1, -1)]  # 10^4 to 1, strongest first
-FOLDS = 5
-MOST_IMAGES_TO_CHOOSE = 10_000
-
-
-def fit_linear(
-    features: Tensor, labels: Tensor, classes: int, seed: int = 0
-) -> tuple[nn.Linear, float]:
-    """Logistic regression on features (N, width) with labels (N,): (the head, its L2 strength).
-
-    Minimises the sum of the cross-entropies + strength / 2 * |W|^2 by L-BFGS from zero weights, so
-    the same input gives the same head. The strength is the one of `STRENGTHS` with the least
-    cross-entropy in `FOLDS`-fold cross-validation on these images alone; of more than
-    `MOST_IMAGES_TO_CHOOSE` on as many of them, which `seed` draws. (In this form the best strength
-    hardly depends on the number of images.) Raises `UserError` for a class with one image.
-    """
-    counts = torch.bincount(labels, minlength=classes)
-    folds = min(FOLDS, int(counts.min()))
-    if folds < 2:
-        raise UserError("--labels: a linear evaluation needs two images of each class; raise it")
-    fold = _folds(labels, folds, seed)
-    chosen = fold >= 0
-    losses = torch.zeros(len(STRENGTHS), device=features.device)
-    for number in range(folds):
-        train, test = chosen & (fold != number), fold == number
-        head = _zero_head(features.shape[1], classes, features.device)
-        x, y = features[train], labels[train]
-        held, truth = features[test], labels[test]
-        for index, strength in enumerate(STRENGTHS):  # each starts from the one before
-            _minimise(head, x, y, strength)
-            losses[index] += F.cross_entropy(head(held), truth, reduction="sum").detach()
-    strength = STRENGTHS[int(losses.argmin())]
-    head = _zero_head(features.shape[1], classes, features.device)
-    _minimise(head, features, labels, strength)
-    return head, strength
-
-
-def _zero_head(width: int, classes: int, device: torch.device) -> nn.Linear:
-    head = nn.Linear(width, classes, device=device)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head
-
-
-def _minimise(head: nn.Linear, x: Tensor, y: Tensor, strength: float, steps: int = 300) -> None:
-    """Descend to where no gradient exceeds a millionth of an image's share, or for `steps`."""
-    optimizer = torch.optim.LBFGS(
-        head.parameters(), max_iter=steps, tolerance_grad=1e-6, tolerance_change=1e-9,
-        history_size=20, line_search_fn="strong_wolfe",
-    )  # fmt: skip
-
-    def objective() -> Tensor:
-        optimizer.zero_grad()
-        penalty = strength / 2 * head.weight.square().sum()
-        loss = F.cross_entropy(head(x), y) + penalty / len(x)
-        loss.backward()
-        return loss
-
-    optimizer.step(objective)
-
-
-def _folds(labels: Tensor, folds: int, seed: int) -> Tensor:
-    """(N,) the fold of each image, each class spread evenly; -1 for those that are not drawn."""
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(labels))
-    by_class = order[np.argsort(labels.cpu().numpy()[order], kind="stable")]  # shuffled in a class
-    drawn = by_class
-    if len(by_class) > MOST_IMAGES_TO_CHOOSE:
-        drawn = by_class[np.linspace(0, len(by_class) - 1, MOST_IMAGES_TO_CHOOSE).astype(np.int64)]
-    fold = np.full(len(labels), -1)
-    fold[drawn] = np.arange(len(drawn)) % folds
-    return torch.from_numpy(fold).to(labels.device)
-
-
-@torch.no_grad()
-def knn_accuracy(
-    bank: Tensor,
-    bank_labels: Tensor,
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    k: int = 200,
-    temperature: float = 0.1,
-) -> float:
-    """Share of `features` (N, width) that their nearest neighbours in `bank` (M, width) get right.
-
-    The k most similar by cosine vote with exp(cosine / temperature) (arXiv 1805.01978, 3.4);
-    k is at most M.
-    """
-    bank = F.normalize(bank, dim=1)
-    hits = 0
-    for at in range(0, len(features), 1000):
-        similarity = F.normalize(features[at : at + 1000], dim=1) @ bank.T
-        near, where = similarity.topk(min(k, len(bank)), dim=1)
-        scores = torch.zeros(len(near), classes, device=bank.device)
-        scores.scatter_add_(1, bank_labels[where], (near / temperature).exp())
-        hits += (scores.argmax(1) == labels[at : at + 1000]).sum()
-    return int(hits) / len(features)

@@ -1,4 +1,4 @@
-"""Small image files for the tests of `data`."""
+"""Small image files for the tests."""
 
 from __future__ import annotations
 
@@ -52,3 +52,15 @@ def write_tar(path: Path, content: dict[str, bytes]) -> Path:
             info.size = len(blob)
             archive.addfile(info, io.BytesIO(blob))
     return path
+
+
+def cartoon_folder(root: Path, train: int, test: int) -> Path:
+    """PNG files of drawings of 40 px in two classes, `root/{train,test}/<class>/<number>.png`."""
+    from data.cartoons import CLASSES, draw
+
+    for index in range(train + test):
+        pixels, label = draw(7, index, 40)
+        path = root / ("train" if index < train else "test") / CLASSES[label] / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return root

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from photo_files import cartoon_folder
 from PIL import Image
+from refusals import fails
 
 import plot_losses
 import train_byol
@@ -34,16 +36,7 @@ TINY_CLASSIFIER = ["--epochs", "3", "--batch-size", "4", "--amp", "off", "--devi
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """A folder of 44 cartoons in two classes, with a test split of 12."""
-    from data.cartoons import CLASSES, draw
-
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(44):
-        image, label = draw(7, index, 40)
-        split = "test" if index >= 32 else "train"
-        path = folder / split / CLASSES[label] / f"{index:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    return folder
+    return cartoon_folder(tmp_path_factory.mktemp("photos"), train=32, test=12)
 
 
 @pytest.fixture(scope="session")
@@ -72,17 +65,6 @@ def encoder_file(photos, cache, tmp_path_factory):
     out, run = str(folder / "byol.pt"), str(folder / "run")
     assert pretrain(photos, "--out", out, "--run-dir", run) == 0
     return Path(out)
-
-
-def fails(capsys, code, *words):
-    """The script ended with exit code 2, one sentence on stderr, no traceback."""
-    captured = capsys.readouterr()
-    errors = [line for line in captured.err.splitlines() if line.startswith("error:")]
-    assert code == 2
-    assert len(errors) == 1
-    assert "Traceback" not in captured.err
-    for word in words:
-        assert word in errors[0]
 
 
 def test_the_whole_job(photos, capsys, tmp_path):
