@@ -179,20 +179,31 @@ def draw_accuracy(groups: dict) -> plt.Figure:
 
 
 def draw_pretraining(pretraining: dict[str, list[dict]]) -> plt.Figure:
-    """Loss, learning rate, tau and spread of each pretraining run over its epochs."""
+    """Loss, learning rate, tau and spread of each pretraining run over its epochs.
+
+    A run with several losses has a line for each of them, and for the spread of each.
+    """
     panels = [
-        ("loss", "loss (0 to 8)"),
+        ("loss", "loss (0 to 8 each)"),
         ("lr", "learning rate"),
         ("tau", "tau of the target"),
         ("spread", "spread of projections"),
     ]
     figure, grid = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True)
     colours = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
+    lines = 0
     for axes, (key, label) in zip(grid.flat, panels, strict=True):
-        for number, (name, rows) in enumerate(pretraining.items()):
-            style = ("-", "--", "-.", ":")[number % 4]
-            axes.plot([r["epoch"] for r in rows], [r[key] for r in rows], style, lw=1.5, label=name,
-                      color=colours[number % len(colours)])  # fmt: skip
+        number = 0
+        for name, rows in pretraining.items():
+            parts = [column for column in rows[0] if column.startswith(f"{key}_")]
+            for column in parts or [key]:
+                part = column.removeprefix(key).replace("_", ", ")  # "", or ", layer2.0"
+                style = ("-", "--", "-.", ":")[number % 4]
+                known = [row for row in rows if column in row]
+                axes.plot([r["epoch"] for r in known], [r[column] for r in known], style, lw=1.5,
+                          label=name + part, color=colours[number % len(colours)])  # fmt: skip
+                number += 1
+        lines = max(lines, number)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     grid[1, 1].set_ylim(0, 1.1)
@@ -200,8 +211,10 @@ def draw_pretraining(pretraining: dict[str, list[dict]]) -> plt.Figure:
                     color="0.3", fontsize=9)  # fmt: skip
     for axes in grid[1]:
         axes.set_xlabel("epoch over the unlabelled images")
-    if len(pretraining) > 1:
+    if lines > 1:
         grid[0, 0].legend()
+    if len(pretraining) > 1:
+        grid[0, 1].legend()
     figure.suptitle("BYOL pretraining")
     return figure
 

@@ -29,7 +29,7 @@ from byol.loader import batches
 from byol.memory import estimate_step_bytes
 from byol.metrics import MetricsFile, progress, write_json
 from byol.optim import DEFAULTS, build_optimizer, parameter_groups, set_lr
-from byol.per_view import LARGEST
+from byol.per_view import MOST_PIXELS
 from byol.run_folder import check_same_settings, open_run_folder
 from byol.schedules import lr_at, tau_at
 from data import make_split, open_photos
@@ -69,10 +69,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- model
     torch.manual_seed(config.seed)
-    one_pass = device.type == "cpu" and config.image_size <= LARGEST
     encoder = Encoder(config.arch, config.stem)
-    model = BYOL(encoder, config.hidden_dim, config.projection_dim, one_pass, taps)
     piece = config.batch_size // config.accumulate
+    one_pass = device.type == "cpu" and piece * config.image_size**2 <= MOST_PIXELS
+    model = BYOL(encoder, config.hidden_dim, config.projection_dim, one_pass, taps)
     memory = estimate_step_bytes(model, config.image_size, piece, config.optimizer, amp)
     model.to(device, memory_format=torch.channels_last)
     default_lr, default_decay = DEFAULTS[config.optimizer]

@@ -1,10 +1,11 @@
-"""What makes the bare training step fast: both views in one pass, and small maps by products.
+"""What the bare training step costs: with and without its tricks, and with inner losses.
 
 python benchmarks/step.py --image-size 64 --batch-size 32
 python benchmarks/step.py --device cuda --image-size 150 --batch-size 256
 
 Steps on a batch of noise that is already augmented, the variants in turn. Prints one JSON line:
-images/s of each (medians), and how many times as fast the one with both tricks is.
+images/s of each (medians), and how many times as fast the first is, which has both tricks and one
+loss.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from byol import small_maps
+from byol.config import PretrainConfig
 from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder
 from byol.learner import BYOL
@@ -30,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--hidden-dim", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--device", default="cpu")
     keep = "what the training scripts do; --no-keep shows what it brings"
@@ -48,9 +51,9 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def stepper(one_pass: bool, max_side: int):
+    def stepper(one_pass: bool, max_side: int, taps: dict[str, int] | None = None):
         torch.manual_seed(0)
-        model = BYOL(Encoder(), hidden_dim=1024, one_pass=one_pass)
+        model = BYOL(Encoder(), hidden_dim=args.hidden_dim, one_pass=one_pass, taps=taps)
         model.to(device, memory_format=torch.channels_last)
         optimizer = build_optimizer("sgd", parameter_groups(model), 5e-4)
         set_lr(optimizer, 0.01)
@@ -60,8 +63,8 @@ def main() -> None:
             start = now()
             optimizer.zero_grad()
             with autocast(device, amp):
-                loss, _ = model(*views)
-            loss.backward()
+                losses, _ = model(*views)
+            losses.sum().backward()
             optimizer.step()
             model.update_target(0.99)
             return now() - start
@@ -71,6 +74,7 @@ def main() -> None:
     variants = {
         "one_pass": stepper(True, small_maps.MAX_SIDE),
         "pass_for_each_view": stepper(False, small_maps.MAX_SIDE),
+        "inner_losses": stepper(True, small_maps.MAX_SIDE, PretrainConfig().grids),
     }
     if device.type == "cpu":
         variants["plain_convolutions"] = stepper(True, 0)
@@ -84,6 +88,7 @@ def main() -> None:
     about = {
         "image_size": args.image_size,
         "batch_size": args.batch_size,
+        "hidden_dim": args.hidden_dim,
         "device": describe(device, amp),
         "keep_freed_memory": args.keep,
         "torch": torch.__version__,

@@ -1,8 +1,9 @@
 """BatchNorm for two views in one pass: each half of the batch is normalised on its own.
 
 The sums are those of two passes, one for each view, running statistics included. One pass is faster
-for small images on a CPU, where the last stages of a network are bound by their weights; for large
-ones splitting and joining the maps costs more than it brings (see benchmarks/README.md).
+for small batches of small images on a CPU, where the last stages of a network are bound by their
+weights; for large ones splitting and joining the maps costs more than it brings (see
+benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LARGEST = 64  # side in pixels up to which one pass is the faster
+MOST_PIXELS = 2**18  # of a batch of one view, up to which one pass is the faster: 64 of 64 x 64
 
 
 class _PerView:
