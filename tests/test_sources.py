@@ -4,15 +4,20 @@ import io
 import os
 import stat
 import tarfile
+import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
+from PIL import Image
 
 from byol.errors import UserError
 from data import files, open_photos, sources
 from data.layout import classify
+
+CIFAR10 = Path(__file__).resolve().parents[2] / "shared" / "datasets" / "cifar10.tar.xz"
 
 
 @pytest.fixture(autouse=True)
@@ -358,6 +363,27 @@ def test_cifar10(tmp_path, monkeypatch):
     assert photos.is_test.tolist() == [False] * 6 + [True] * 2
     want = Fake(str(sources.DATA_DIR), True, True).data.transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(photos.images[:6], want)
+
+
+@pytest.mark.slow
+def test_real_cifar10():
+    """60,000 small files in one archive, packed as it lies in under a minute."""
+    if not CIFAR10.is_file():
+        pytest.skip(f"CIFAR-10 is not at {CIFAR10}")
+    started = time.monotonic()
+    photos = opened(CIFAR10, 32)
+    assert time.monotonic() - started < 60
+    assert (len(photos.names), photos.skipped) == (60_000, [])
+    assert (photos.classes[0], photos.classes[-1], len(photos.classes)) == ("airplane", "truck", 10)
+    for test, count in ((True, 1_000), (False, 5_000)):
+        assert np.bincount(photos.labels[photos.is_test == test]).tolist() == [count] * 10
+    with files.lzma.open(CIFAR10) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in archive:  # the first image of the archive, read without this project
+            if member.isfile():
+                first = np.asarray(Image.open(archive.extractfile(member)).convert("RGB"))
+                break
+    row = photos.names.index(member.name.removeprefix("./"))
+    np.testing.assert_array_equal(photos.images[row], first.transpose(2, 0, 1))
 
 
 def test_cifar10_without_network(monkeypatch):
