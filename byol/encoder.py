@@ -58,7 +58,7 @@ class Encoder(ResNet):
                 x = block(x)
                 name = f"{stage}.{number}"
                 if name in taps:
-                    inner[name] = F.adaptive_avg_pool2d(x, taps[name]).flatten(1)
+                    inner[name] = _pool(x, taps[name]).flatten(1)
         representation = self.avgpool(x).flatten(1)  # (N, dim)
         return {AVGPOOL: representation, **{name: inner[name] for name in taps}}
 
@@ -66,6 +66,11 @@ class Encoder(ResNet):
         """How many numbers an image has in each of `outputs`."""
         channels = {name: _channels(self.get_submodule(name)) for name in taps}
         return {AVGPOOL: self.dim, **{name: channels[name] * taps[name] ** 2 for name in taps}}
+
+
+def _pool(x: Tensor, grid: int) -> Tensor:
+    """Averaged to a grid; as it is where it has that size already, which saves time."""
+    return x if tuple(x.shape[2:]) == (grid, grid) else F.adaptive_avg_pool2d(x, grid)
 
 
 def _channels(block: nn.Module) -> int:

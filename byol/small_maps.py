@@ -29,16 +29,40 @@ class PatchConv2d(nn.Conv2d):
         rows = _taps(kernel, pad, stride, x.shape[2], height)
         columns = _taps(kernel, pad, stride, x.shape[3], width)
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))  # (N, H + 2p, W + 2p, C)
-        down, across = ((n - 1) * stride + 1 for n in (height, width))  # what one tap spans
-        patches = torch.cat(
-            [x[:, i : i + down : stride, j : j + across : stride] for i in rows for j in columns],
-            dim=3,
-        )  # (N, H', W', taps * C)
-        weight = self.weight
+        spans = [
+            (
+                slice(i, i + (height - 1) * stride + 1, stride),
+                slice(j, j + (width - 1) * stride + 1, stride),
+            )
+            for i in rows
+            for j in columns
+        ]
+        patches = _Patches.apply(x, spans)  # (N, H', W', taps * C)
+        weight = self.weight.permute(0, 2, 3, 1)  # (O, k, k, C), contiguous in channels_last memory
         if len(rows) < kernel or len(columns) < kernel:  # a slice costs a copy of the gradient
-            weight = weight[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        weight = weight.permute(0, 2, 3, 1).reshape(self.out_channels, -1)  # (O, taps * C)
+            weight = weight[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        weight = weight.reshape(self.out_channels, -1)  # (O, taps * C)
         return F.linear(patches, weight).permute(0, 3, 1, 2)  # channels_last in memory
+
+
+class _Patches(torch.autograd.Function):
+    """x (N, H, W, C) at each of `spans`, side by side: (N, H', W', spans * C).
+
+    Slicing and joining would do; but then the gradient is as many maps of zeros, filled in part and
+    added up. This adds each part to one map.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, spans: list[tuple[slice, slice]]) -> Tensor:
+        ctx.spans, ctx.shape = spans, x.shape
+        return torch.cat([x[:, i, j] for i, j in spans], dim=3)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.new_zeros(ctx.shape)
+        for part, (i, j) in zip(gradient.chunk(len(ctx.spans), dim=3), ctx.spans, strict=True):
+            total[:, i, j] += part
+        return total, None
 
 
 def _taps(kernel: int, pad: int, stride: int, size: int, out: int) -> list[int]:
