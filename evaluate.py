@@ -4,8 +4,8 @@
     python evaluate.py byol.pt byol_multi.pt --labels 250 all --seeds 3 1 --epochs 100 20
 
 Two representations of each checkpoint and of random weights: the average pool alone, and combined
-with inner blocks. Writes table.md, table.json and table.png. Stopped, the same command goes on:
-fine-tuning runs that are finished are not repeated.
+with inner blocks. Writes table.md, table.json and table.png. Stopped while fine-tuning, the same
+command goes on: runs that are finished are not repeated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -25,7 +26,7 @@ import torch
 
 import train_classifier
 from byol import checkpoint, report
-from byol.config import AMP, ClassifierConfig, Parser, parse
+from byol.config import AMP, FEATURES, ClassifierConfig, Parser, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder, check_taps
 from byol.errors import UserError, command
@@ -34,6 +35,7 @@ from byol.probe import extract_features
 from byol.report import Cell
 from byol.run_folder import make_folder
 from data import make_split, open_photos
+from data.files import printable
 
 
 @dataclass
@@ -54,9 +56,10 @@ class Protocol:
 class Weights:
     """What is judged: a checkpoint, or random weights."""
 
-    name: str  # in the table: random, classic, multi, or the file's name
+    name: str  # in the table: random, classic, multi; the file where there are several of a kind
     config: ClassifierConfig
     source: dict | None = None
+    encoder: Encoder | None = None
     digest: str = ""  # of the file
 
 
@@ -65,25 +68,40 @@ def main(argv: list[str] | None = None) -> None:
     # ---- what to judge, and how
     args = read_flags(argv)
     protocols = read_protocols(args)
-    flags = [f"--{key}={value}" for key in ("data", "device", "amp", "lr")
-             if (value := getattr(args, key)) is not None]  # fmt: skip
+    flags = []
+    for key in ("data", "taps", "tap_grid", "device", "amp", "lr"):
+        if (value := getattr(args, key)) is not None:
+            flags += [
+                f"--{key.replace('_', '-')}",
+                *(value if isinstance(value, list) else [value]),
+            ]
     config, given = parse(ClassifierConfig, flags, "cats_vs_dogs.toml")
     device = pick_device(config.device)
     amp = pick_amp(config.amp, device)
     keep_freed_memory()
     judged = read_checkpoints(args.checkpoints, config, given)
+    # the splits of all are those of the first
     config = dataclasses.replace(judged[0].config, init="random")
     random = Weights("random", config)
     taps = config.grids
     check_taps(taps, config.arch, config.stem, config.image_size)
+    supervised_epochs = judged[0].source["config"]["epochs"]
+    if args.supervised_epochs is not None:
+        supervised_epochs = whole(args.supervised_epochs, "--supervised-epochs", 0)
+
     out = make_folder(args.out, "--out")
     photos = open_photos(config.data, config.stored_side)
     train_classifier.check_classes(config, photos)
+    tested = {}
     for protocol in protocols:  # raises where labels are too few, before hours of work
-        train_classifier.pick_test_images(photos, split_of(photos, config, protocol, 0))
+        split = split_of(photos, config, protocol, 0)
+        own = dataclasses.replace(config, labels=protocol.count)
+        train_classifier.check_labelled(own, photos, split, least=2)
+        kind, rows = train_classifier.pick_test_images(photos, split)
+        tested[protocol.labels] = f"{len(rows):,} images ({kind})"
     print(
         f"data        {photos.source}: {len(photos.names):,} images of {len(photos.classes)} "
-        f"classes\n"
+        f"classes; tested on {', '.join(dict.fromkeys(tested.values()))}\n"
         f"encoders    {config.arch} ({config.stem} stem), {config.image_size} px: "
         f"random weights, {', '.join(f'{w.name} ({w.config.init})' for w in judged)}\n"
         f"combined    avgpool, {', '.join(f'{tap} ({g} x {g})' for tap, g in taps.items())}\n"
@@ -103,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         ],
         "data": config.data,
         "fingerprint": photos.fingerprint,
+        "tested_on": tested,
         "taps": taps,
         "device": describe(device, amp),
         "torch": torch.__version__,
@@ -115,100 +134,122 @@ def main(argv: list[str] | None = None) -> None:
     for weights in (random, *judged):
         for seed in range(max(p.seeds for p in protocols) if weights is random else 1):
             torch.manual_seed(seed)
-            encoder = Encoder(config.arch, config.stem)
-            if weights.source:
-                encoder = checkpoint.load_encoder(weights.source, weights.config.init)
+            encoder = weights.encoder or Encoder(config.arch, config.stem)
             encoder.to(device, memory_format=torch.channels_last)
-            values = extract_features(
+            features = extract_features(
                 encoder, photos, rows, image_size=config.image_size, mean=config.mean,
                 std=config.std, device=device, amp=amp, taps=taps, what=f"features, {weights.name}",
             )  # fmt: skip
-            features = Features(values, rows, photos.labels, encoder.widths(taps))
+            features = Features(features, rows, photos.labels, encoder.widths(taps))
             for protocol in protocols:
                 for draw in draws(protocol, weights, seed):
-                    judge_frozen(cells, features, photos, weights, protocol, draw)
+                    split = split_of(photos, config, protocol, draw)
+                    judge_frozen(cells, features, photos, split, weights, protocol, draw)
+            features = None  # they are large, and the next ones come
     about["seconds_frozen"] = round(time.perf_counter() - started)
     report.write(out, cells, about)
 
     # ---- fine-tuned: the same label counts and draws, each a run of train_classifier.py
-    if args.fine_tune:
-        for protocol in protocols:
+    def tune(weights: Weights, name: str, protocol: Protocol) -> None:
+        for seed in range(protocol.seeds):
+            fine_tune(cells, out, photos.fingerprint, weights, config, name, protocol, seed)
+        report.write(out, cells, about)
+
+    try:
+        for protocol in protocols if args.fine_tune else ():
             for weights in (random, *judged):
                 for name in ("avgpool", "combined"):
-                    for seed in range(protocol.seeds):
-                        fine_tune(cells, out, weights, name, protocol, seed)
-                    report.write(out, cells, about)
-        most = max(protocols, key=lambda p: float("inf") if p.count is None else p.count)
-        epochs = judged[0].source["config"]["epochs"]
-        if args.supervised_epochs is not None:
-            epochs = args.supervised_epochs
-        if epochs:
-            longer = dataclasses.replace(most, epochs=epochs)
-            supervised = dataclasses.replace(random, name=f"supervised, {epochs} epochs")
-            for seed in range(longer.seeds):
-                fine_tune(cells, out, supervised, "avgpool", longer, seed)
-            report.write(out, cells, about)
-    print(report.markdown(cells))
+                    tune(weights, name, protocol)
+        if args.fine_tune and supervised_epochs:
+            most = max(protocols, key=lambda p: math.inf if p.count is None else p.count)
+            supervised = dataclasses.replace(random, name=f"supervised, {supervised_epochs} epochs")
+            tune(supervised, "avgpool", dataclasses.replace(most, epochs=supervised_epochs))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"what is finished is in {out}; the same command goes on") from None
+    print(report.markdown(cells, tested))
     print("\n".join(str(out / f"table.{kind}") for kind in ("md", "json", "png")))
 
 
-def judge_frozen(cells, features, photos, weights, protocol, draw) -> None:
+def judge_frozen(cells, features, photos, split, weights, protocol, draw) -> None:
     """Linear evaluation and kNN of each representation, with one draw of the labels."""
-    split = split_of(photos, weights.config, protocol, draw)
     _, test_rows = train_classifier.pick_test_images(photos, split)
-    for name in report.FEATURES:
-        scores = features.judge(name, split.labelled, test_rows, len(photos.classes))
-        for kind, value in zip(("linear", "knn"), scores, strict=True):
-            report.add(cells, weights.name, name, kind, protocol.labels, value)
-        linear, knn = (f"{100 * score:.2f} %" for score in scores)
-        what = f"{weights.name}, {name}, {protocol.labels} labels, draw {draw}"
-        print(f"{what}: linear {linear}, kNN {knn}", flush=True)
+    for name in FEATURES:
+        linear, strength, knn = features.judge(name, split.labelled, test_rows, len(photos.classes))
+        where = weights.name, name
+        report.add(cells, *where, "linear", protocol.labels, linear, l2_strength=strength)
+        report.add(cells, *where, "knn", protocol.labels, knn)
+        print(
+            f"{weights.name}, {name}, {protocol.labels} labels, draw {draw}: linear "
+            f"{100 * linear:.2f} % (L2 strength {strength:g}), kNN {100 * knn:.2f} %",
+            flush=True,
+        )
 
 
-def fine_tune(cells, out: Path, weights, name: str, protocol, seed: int) -> None:
+def fine_tune(
+    cells, out: Path, fingerprint: str, weights, config, name: str, protocol, seed: int
+) -> None:
     """One run of train_classifier.py, or its result where it is there already."""
-    key = f"{weights.name.split(',')[0]}-{weights.digest[:8]}".rstrip("-")
-    run_dir = out / "runs" / f"{key}-{name}-{protocol.labels}-{protocol.epochs}-seed{seed}"
-    config = dataclasses.replace(
-        weights.config,
+    start = f"{losses_of(weights.source)}-{weights.digest[:12]}" if weights.source else "random"
+    run = f"{start}-{name}-{protocol.labels}-{protocol.epochs}epochs-seed{seed}"
+    run_dir = out / "runs" / run
+    own = dataclasses.replace(
+        config,
+        init=weights.config.init,
         features=name,
         labels=protocol.count,
-        label_seed=weights.config.split_seed + seed,
+        label_seed=label_seed(config, seed),
         seed=seed,
         epochs=protocol.epochs,
         batch_size=protocol.batch_size,
         run_dir=str(run_dir),
     )
-    summary = finished(run_dir, config)
+    summary = finished(run_dir, own, fingerprint)
     if not summary:
-        taps = {} if name == "avgpool" else config.grids
+        taps = {} if name == "avgpool" else own.grids
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            train_classifier.train(config, weights.source, taps)
-        summary = finished(run_dir, config)
+            train_classifier.train(own, weights.source, taps)
+        summary = finished(run_dir, own, fingerprint)
     value = summary["test_accuracy"]
     report.add(cells, weights.name, name, "fine-tuned", protocol.labels, value)
-    print(f"{weights.name}, {name}, {protocol.labels} labels, seed {seed}: fine-tuned for "
-          f"{protocol.epochs} epochs {100 * value:.2f} % ({summary['seconds']:.0f} s)",
-          flush=True)  # fmt: skip
+    print(
+        f"{weights.name}, {name}, {protocol.labels} labels, seed {seed}: fine-tuned for "
+        f"{protocol.epochs} epochs {100 * value:.2f} % ({summary['seconds']:.0f} s)",
+        flush=True,
+    )
 
 
-def finished(run_dir: Path, config: ClassifierConfig) -> dict | None:
-    """The summary of a finished run with exactly these settings, if it is there."""
+def finished(run_dir: Path, config: ClassifierConfig, fingerprint: str) -> dict | None:
+    """The summary of a finished run on these images with these settings, if it is there.
+
+    The name of the folder says which weights it started from, wherever their file is.
+    """
     settings, result = run_dir / "config.json", run_dir / "summary.json"
     try:
         if result.stat().st_mtime_ns < settings.stat().st_mtime_ns:
             return None  # of an earlier run: the summary is what a run writes last
         before = json.loads(settings.read_text(encoding="utf-8"))
+        images = json.loads((run_dir / "split.json").read_text(encoding="utf-8"))["fingerprint"]
         summary = json.loads(result.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         return None
-    return summary if before == dataclasses.asdict(config) else None
+    may_differ = {"init", "run_dir", "data"}
+    same = all(
+        before.get(key) == value
+        for key, value in dataclasses.asdict(config).items()
+        if key not in may_differ
+    )
+    return summary if same and images == fingerprint else None
+
+
+def label_seed(config: ClassifierConfig, draw: int) -> int:
+    """Draw 0 is the one that pretraining knew."""
+    return config.split_seed + draw
 
 
 def split_of(photos, config: ClassifierConfig, protocol: Protocol, draw: int):
-    """The split with the given draw of the labels; draw 0 is the one that pretraining knew."""
-    label_seed = config.split_seed + draw
-    return make_split(photos, protocol.count, config.holdout, config.split_seed, label_seed)
+    """The split with the given draw of the labels."""
+    seeds = config.split_seed, label_seed(config, draw)
+    return make_split(photos, protocol.count, config.holdout, *seeds)
 
 
 def draws(protocol: Protocol, weights: Weights, seed: int) -> range:
@@ -231,26 +272,28 @@ def read_flags(argv: list[str] | None):
         "[as many as pretraining had]")  # fmt: skip
     add("--frozen-only", dest="fine_tune", action="store_false", help="no fine-tuning")
     add("--data", help="the images [those of pretraining]")
+    add("--taps", nargs="+", help="inner blocks of the combined representation [the checkpoints']")
+    add("--tap-grid", nargs="+", help="side of the grid of each tap [the checkpoints']")
     add("--device", help="auto, cpu, cuda or cuda:N [auto]")
     add("--amp", choices=AMP, help="mixed precision [auto]")
     add("--lr", help="peak learning rate of fine-tuning")
     add("--out", default="evaluation", help="folder for tables and runs [evaluation]")
-    args = parser.parse_args(argv)
-    if args.supervised_epochs is not None:
-        args.supervised_epochs = whole(args.supervised_epochs, "--supervised-epochs", 0)
-    return args
+    return parser.parse_args(argv)
 
 
 def read_protocols(args) -> list[Protocol]:
     """One for each label count. Raises `UserError` for lists that do not fit."""
-    labels = [text if text == "all" else str(whole(text, "--labels", 2)) for text in args.labels]
+    texts = [text.lower() for text in args.labels]
+    labels = [text if text == "all" else str(whole(text, "--labels", 2)) for text in texts]
     if len(set(labels)) < len(labels):
         raise UserError(f"--labels {' '.join(labels)}: give each number once")
     columns = []
     for flag, values, least in (("--seeds", args.seeds, 1), ("--epochs", args.epochs, 1),
                                 ("--batch-size", args.batch_size, 2)):  # fmt: skip
         if len(values) not in (1, len(labels)):
-            raise UserError(f"{flag}: give one number, or one for each of --labels {args.labels}")
+            raise UserError(
+                f"{flag}: give one number, or one for each of --labels {' '.join(labels)}"
+            )
         numbers = [whole(value, flag, least) for value in values]
         columns.append(numbers * (len(labels) // len(numbers)))
     return [Protocol(*row) for row in zip(labels, *columns, strict=True)]
@@ -258,35 +301,50 @@ def read_protocols(args) -> list[Protocol]:
 
 def whole(text: str, flag: str, least: int) -> int:
     """A whole number. Raises `UserError` for anything else."""
-    if not text.isdecimal() or int(text) < least:
-        raise UserError(f"{flag} must be a whole number of at least {least}, not {text!r}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
+        or_all = " or all" if flag == "--labels" else ""
+        raise UserError(
+            f"{flag} must be a whole number of at least {least}{or_all}, not {printable(text)!r}"
+        )
     return int(text)
 
 
 def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> list[Weights]:
-    """Raises `UserError` for a file that cannot be read, or is not like the first."""
+    """Raises `UserError` for a file that cannot be read, comes twice, or is not like the first."""
     judged: list[Weights] = []
     for path in paths:
         source = checkpoint.load(path, checkpoint.ENCODER)
         own = dataclasses.replace(copy.deepcopy(config), init=path)
         train_classifier.take_settings(own, source, given)
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        judged.append(Weights(source["config"].get("losses", "classic"), own, source, digest))
-    first = judged[0]
-    for other in judged[1:]:
-        alike = (*train_classifier.FROM_CHECKPOINT, "taps", "tap_grid", "store_size", "data")
-        for key in alike:
+        if any(other.digest == digest for other in judged):
+            raise UserError(f"{path} is given twice, or is a copy of another; leave it out")
+        encoder = checkpoint.load_encoder(source, path)
+        judged.append(Weights(losses_of(source), own, source, encoder, digest))
+
+    first = next((w for w in judged if w.name == "multi"), judged[0])  # its taps were trained
+    alike = [*train_classifier.FROM_CHECKPOINT, "data", "stored_side", "holdout", "split_seed"]
+    for other in judged:
+        taps = ["taps", "tap_grid"] if other.name == "multi" else []
+        for key in alike + taps:
             a, b = getattr(first.config, key), getattr(other.config, key)
             if a != b:
                 raise UserError(
                     f"{other.config.init} has {key} {b} and {first.config.init} has {a}; "
-                    "judge checkpoints together that share it"
+                    "judge together what shares it"
                 )
+        other.config.taps, other.config.tap_grid = first.config.taps, first.config.tap_grid
+
     names = [weights.name for weights in judged]
-    for weights in judged:
-        if names.count(weights.name) > 1:
-            weights.name = Path(weights.config.init).stem
+    if len(set(names)) < len(names):
+        for weights in judged:
+            weights.name = weights.config.init
     return judged
+
+
+def losses_of(source: dict) -> str:
+    """classic or multi. Checkpoints from before there was a choice are classic."""
+    return "multi" if source["config"].get("losses") == "multi" else "classic"
 
 
 if __name__ == "__main__":

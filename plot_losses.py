@@ -81,6 +81,7 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
         try:
             if summary.is_file():
                 read = json.loads(summary.read_text(encoding="utf-8"))
+                read.setdefault("features", "avgpool")  # runs from before there was a choice
                 if not read.keys() >= NEEDED:
                     raise ValueError("the summary lacks keys")
                 if not rows or not {"epoch", "loss"} <= rows[0].keys():

@@ -40,13 +40,13 @@ MAY_DIFFER_ON_RESUME = {"device", "amp", "run_dir", "out", "resume", "overwrite"
 @command
 def main(argv: list[str] | None = None) -> None:
     # ---- settings and data
-    config, _ = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
+    config, flags = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
     device = pick_device(config.device)
     keep_freed_memory()
     amp = pick_amp(config.amp, device)
     taps = config.grids if config.losses == "multi" else {}
     check_taps(taps, config.arch, config.stem, config.image_size)
-    loss_weights = check_weights(config, len(taps))
+    loss_weights = check_weights(config, flags)
     run_dir = open_run_folder(config.run_dir, resume=config.resume, overwrite=config.overwrite)
     checkpoint.check_writable(config.out)
     state = checkpoint.load(run_dir / "last.pt", checkpoint.TRAINING) if config.resume else None
@@ -228,14 +228,18 @@ def main(argv: list[str] | None = None) -> None:
     print(f"wrote {config.out}: now python train_classifier.py --init {config.out} --freeze")
 
 
-def check_weights(config: PretrainConfig, taps: int) -> list[float]:
+def check_weights(config: PretrainConfig, flags: set[str]) -> list[float]:
     """The weight of each loss. Raises `UserError` where there are not as many as losses."""
     if config.losses == "classic":
+        for key in ("taps", "tap_grid", "loss_weights"):
+            if key in flags:
+                raise UserError(f"--{key.replace('_', '-')} is for --losses multi: add that")
         return [1.0]
-    if len(config.loss_weights) != 1 + taps or not any(config.loss_weights):
+    outputs = [AVGPOOL, *config.taps]
+    if len(config.loss_weights) != len(outputs) or not any(config.loss_weights):
         raise UserError(
-            f"--loss-weights {' '.join(f'{w:g}' for w in config.loss_weights)}: give one for "
-            f"each of {', '.join([AVGPOOL, *config.taps])}, not all of them 0"
+            f"--loss-weights {' '.join(f'{w:g}' for w in config.loss_weights)}: give one for each "
+            f"of {', '.join(outputs)}, not all of them 0"
         )
     return config.loss_weights
 

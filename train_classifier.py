@@ -22,7 +22,7 @@ from torch import nn
 
 from byol import checkpoint
 from byol.augment import CROP_AND_FLIP, Augment
-from byol.config import ClassifierConfig, parse
+from byol.config import ClassifierConfig, check, inherit, parse
 from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder, check_taps
 from byol.errors import UserError, command
@@ -34,10 +34,10 @@ from byol.probe import RunningStandardise, Standardise, accuracy, combine, extra
 from byol.run_folder import make_folder
 from byol.schedules import lr_at
 from data import make_split, open_photos
+from data.files import printable
 
-# what a checkpoint decides, and what it decides where no flag says otherwise
+# what a checkpoint decides
 FROM_CHECKPOINT = ("arch", "stem", "image_size", "mean", "std")
-INHERITED = ("data", "store_size", "labels", "holdout", "split_seed", "taps", "tap_grid")
 
 
 @command
@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     if config.freeze and (given := flags & {"lr", "weight_decay"}):
         flag = sorted(given)[0].replace("_", "-")
         raise UserError(f"--{flag} is for the full model; with --freeze give --frozen-{flag}")
+    if not taps and (given := flags & {"taps", "tap_grid"}):
+        flag = sorted(given)[-1].replace("_", "-")
+        raise UserError(f"--{flag} is for --features combined: add that")
     if config.seeds > 1 and config.run_dir:
         raise UserError("--run-dir names the folder of one run; with --seeds give --runs instead")
     for seed in range(config.seed, config.seed + config.seeds):
@@ -77,6 +80,7 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     check_classes(config, photos)
     split = make_split(photos, config.labels, config.holdout, config.split_seed, config.label_seed)
     check_holdout(config, photos, source)
+    check_labelled(config, photos, split)
     tested_on, test_rows = pick_test_images(photos, split)
     classes, count = photos.classes, len(split.labelled)
 
@@ -124,6 +128,7 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     if config.freeze:
         encoder.requires_grad_(False)
         inputs = standardise(features) if standardise else features
+    features = None  # of all labels they are large
 
     # ---- the loop
     started = time.perf_counter()
@@ -216,22 +221,29 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
 
 
 def take_settings(config: ClassifierConfig, source: dict, flags: set[str]) -> None:
-    """Put the checkpoint's settings into `config`. Raises `UserError` where a flag contradicts."""
+    """Put the checkpoint's settings into `config`.
+
+    Raises `UserError` where a flag contradicts them, or where they are not possible.
+    """
     for key in FROM_CHECKPOINT:
         if key in flags and getattr(config, key) != source[key]:
             raise UserError(
                 f"--{key.replace('_', '-')} {getattr(config, key)}: {config.init} was trained "
                 f"with {source[key]}; leave the option out"
             )
-        setattr(config, key, source[key])
+        inherit(config, key, source[key], config.init)
     before = source["config"]
-    inherited = INHERITED
-    if "data" in flags and config.data != before["data"]:
-        inherited = ("store_size",)
+    inherited = ("store_size", "taps", "tap_grid")
+    if "data" not in flags or config.data == before["data"]:
+        inherited += ("data", "labels", "holdout", "split_seed")
     for key in inherited:
         # older checkpoints lack some; 0 labels are for pretraining alone
         if key not in flags and key in before and (key, before[key]) != ("labels", 0):
-            setattr(config, key, before[key])
+            inherit(config, key, before[key], config.init)
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"with the settings of {config.init}: {error}") from None
 
 
 def check_classes(config: ClassifierConfig, photos) -> None:
@@ -243,6 +255,18 @@ def check_classes(config: ClassifierConfig, photos) -> None:
         )
     if config.labels == 0:
         raise UserError("--labels 0: a classifier needs labelled images; give 2 or more")
+
+
+def check_labelled(config: ClassifierConfig, photos, split, least: int = 1) -> None:
+    """Raises `UserError` for a class with fewer labelled images than `least`."""
+    counts = np.bincount(photos.labels[split.labelled], minlength=len(photos.classes))
+    if counts.min() < least:
+        few = printable(photos.classes[int(counts.argmin())])
+        labels = "all" if config.labels is None else config.labels
+        raise UserError(
+            f"--labels {labels} gives {counts.min()} labelled training images of class {few}, and "
+            f"{least} are needed; give more labels, or a source with more images to train on"
+        )
 
 
 def check_holdout(config: ClassifierConfig, photos, source: dict | None) -> None:

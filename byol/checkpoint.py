@@ -19,6 +19,8 @@ _KEYS = {
     TRAINING: {"model", "optimizer", "scaler", "step", "config", "data_fingerprint"},
     CLASSIFIER: {"encoder", "head", "classes"},
 }
+# the settings of pretraining that its readers need
+_SETTINGS = {"data", "store_size", "labels", "holdout", "split_seed", "epochs"}
 _WRITTEN_BY = {
     ENCODER: "an encoder that train_byol.py wrote at the end of a run (byol.pt)",
     TRAINING: "a state of training (last.pt of a run folder)",
@@ -76,7 +78,11 @@ def load(path: str | Path, kind: str) -> dict:
     if found != kind:
         what = _WRITTEN_BY.get(found, "not a checkpoint of this project")
         raise UserError(f"{path} is {what}; this needs {_WRITTEN_BY[kind]}")
-    if missing := _KEYS[kind] - content.keys():
+    missing = _KEYS[kind] - content.keys()
+    if kind == ENCODER and not missing:
+        settings = content["config"]
+        missing = _SETTINGS - settings.keys() if isinstance(settings, dict) else {"config"}
+    if missing:
         lacks = ", ".join(sorted(missing))
         raise UserError(f"{path} is incomplete: it lacks {lacks}; give another")
     return content

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -73,7 +74,14 @@ class Shared:
 
     @property
     def grids(self) -> dict[str, int]:
-        """The grid of each tap."""
+        """The grid of each tap. Raises `UserError` where taps and grids do not pair up."""
+        if not self.taps or len(set(self.taps)) < len(self.taps):
+            raise UserError(f"taps {' '.join(self.taps)}: name one block or more, each once")
+        if len(self.taps) != len(self.tap_grid):
+            raise UserError(
+                f"tap_grid {' '.join(map(str, self.tap_grid))}: give one number for each of the "
+                f"taps {' '.join(self.taps)}"
+            )
         return dict(zip(self.taps, self.tap_grid, strict=True))
 
 
@@ -173,7 +181,7 @@ def parse(config_class, argv: list[str] | None, default_file: str):
         none = fields[key].metadata["none"]
         values[key] = _convert(text, hints[key], flag, from_text=True, none=none)
     config = config_class(**values)
-    _check(config, fields)
+    check(config)
     return config, set(flags)
 
 
@@ -236,7 +244,7 @@ def _convert(value, hint, where: str, *, from_text: bool, none: str = ""):
     """`value` as the type of the field, or a `UserError` that names `where`."""
     or_none = ""
     if isinstance(hint, types.UnionType):  # X | None
-        if isinstance(value, str) and value.lower() == none:
+        if value is None or (isinstance(value, str) and value.lower() == none):
             return None
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
         or_none = f" or {none}"
@@ -259,9 +267,20 @@ def _convert(value, hint, where: str, *, from_text: bool, none: str = ""):
     raise UserError(f"{where} must be {kinds[hint]}{or_none}, not {value!r}")
 
 
-def _check(config, fields: dict[str, dataclasses.Field]) -> None:
-    for name, f in fields.items():
-        value, limits = getattr(config, name), f.metadata
+def inherit(config, key: str, value, path: str) -> None:
+    """Put a setting that the file at `path` holds into `config`.
+
+    Raises `UserError` where it has another type. `check` says whether its value is possible.
+    """
+    hint = typing.get_type_hints(type(config))[key]
+    setattr(config, key, _convert(value, hint, f"{key} in {path}", from_text=False))
+
+
+def check(config) -> None:
+    """Raises `UserError` for a value that is out of its limits, or does not go with another."""
+    for f in dataclasses.fields(config):
+        name, limits = f.name, f.metadata
+        value = getattr(config, name)
         if value is None:
             continue
         if limits["choices"] and value not in limits["choices"]:
@@ -269,8 +288,8 @@ def _check(config, fields: dict[str, dataclasses.Field]) -> None:
             choices = ", ".join(limits["choices"])
             raise UserError(f"{name} must be one of {choices}, not {value!r}{near}")
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, float) and number != number:
-                raise UserError(f"{name} must be a number, not nan")
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{name} must be a finite number, not {number}")
             if limits["low"] is not None and number < limits["low"]:
                 raise UserError(f"{name} must be at least {limits['low']}, not {number}")
             if limits["high"] is not None and number > limits["high"]:
@@ -280,11 +299,6 @@ def _check(config, fields: dict[str, dataclasses.Field]) -> None:
             raise UserError(f"{name} must have three numbers, for R, G and B")
     if min(config.std) <= 0:
         raise UserError("std must be above 0 in each channel")
-    if len(set(config.taps)) < len(config.taps) or len(config.taps) != len(config.tap_grid):
-        raise UserError(
-            f"taps {' '.join(config.taps)} and tap_grid {' '.join(map(str, config.tap_grid))}: "
-            "name each block once, and give one grid for each"
-        )
     if config.stored_side < config.image_size:
         raise UserError(
             f"store_size {config.store_size} is below image_size {config.image_size}: "

@@ -52,7 +52,7 @@ class Encoder(ResNet):
         """
         inner = {}
         x = self.relu(self.bn1(self.conv1(images)))
-        x = self.maxpool(x)  # (N, 64, H/4, W/4)
+        x = self.maxpool(x)  # (N, 64, H/4, W/4); with the cifar stem (N, 64, H, W)
         for stage in STAGES:
             for number, block in enumerate(getattr(self, stage)):
                 x = block(x)

@@ -34,6 +34,7 @@ class Cell:
     protocol: str
     labels: str
     values: list[float] = field(default_factory=list)
+    l2_strength: list[float] = field(default_factory=list)  # of linear evaluation, as chosen
 
     def __str__(self) -> str:
         """In per cent: the mean, and the deviation over seeds where there are several."""
@@ -43,20 +44,31 @@ class Cell:
         return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)})"
 
 
-def add(cells: list[Cell], weights: str, features: str, protocol: str, labels: str, value: float):
+def add(
+    cells: list[Cell],
+    weights: str,
+    features: str,
+    protocol: str,
+    labels: str,
+    value: float,
+    l2_strength: float | None = None,
+) -> None:
     """Add the accuracy of one seed to its cell."""
+    place = (weights, features, protocol, labels)
     for cell in cells:
-        if (cell.weights, cell.features, cell.protocol, cell.labels) == (
-            weights, features, protocol, labels,
-        ):  # fmt: skip
-            cell.values.append(value)
-            return
-    cells.append(Cell(weights, features, protocol, labels, [value]))
+        if (cell.weights, cell.features, cell.protocol, cell.labels) == place:
+            break
+    else:
+        cell = Cell(*place)
+        cells.append(cell)
+    cell.values.append(value)
+    if l2_strength is not None:
+        cell.l2_strength.append(l2_strength)
 
 
 def write(folder: Path, cells: list[Cell], about: dict) -> None:
     """Write table.md, table.json and table.png, each whole or not at all."""
-    write_atomically(folder / "table.md", markdown(cells).encode())
+    write_atomically(folder / "table.md", markdown(cells, about["tested_on"]).encode())
     write_json(folder / "table.json", {**about, "cells": [asdict(cell) for cell in cells]})
     blob = io.BytesIO()
     figure = draw(cells)
@@ -65,13 +77,16 @@ def write(folder: Path, cells: list[Cell], about: dict) -> None:
     write_atomically(folder / "table.png", blob.getvalue())
 
 
-def markdown(cells: list[Cell]) -> str:
-    """A table for each label count: test accuracy in %, mean ± deviation (number of seeds)."""
+def markdown(cells: list[Cell], tested_on: dict[str, str]) -> str:
+    """A table for each label count: test accuracy in %, mean ± deviation (number of seeds).
+
+    `tested_on`: what it was measured on, by label count.
+    """
     lines = []
     found = {(c.labels, c.weights, c.features, c.protocol): str(c) for c in cells}
     for labels in dict.fromkeys(cell.labels for cell in cells):
         lines += [
-            f"Test accuracy in %, {labels} labels:",
+            f"Test accuracy in %, {labels} labels, tested on {tested_on[labels]}:",
             "",
             f"| weights | representation | {' | '.join(PROTOCOLS.values())} |",
             "|---|---|---|---|---|",

@@ -43,6 +43,11 @@ def open_run_folder(path: str, *, resume: bool, overwrite: bool) -> Path:
 
 def check_same_settings(before: dict, now: dict, may_differ: set[str], run_dir: Path) -> None:
     """Raises `UserError` naming the settings that differ from those a run was started with."""
+    if unknown := sorted(now.keys() - before.keys()):
+        raise UserError(
+            f"--resume: {run_dir} is of an earlier version, which had no {', '.join(unknown)}; "
+            "start anew in another --run-dir"
+        )
     changed = [
         f"{key} was {before.get(key)!r} and is now {now[key]!r}"
         for key in now

@@ -26,8 +26,8 @@ class PatchConv2d(nn.Conv2d):
         height, width = ((s + 2 * pad - kernel) // stride + 1 for s in x.shape[2:])
         if x.device.type != "cpu" or max(height, width) > MAX_SIDE:
             return super().forward(x)
-        rows = _taps(kernel, pad, stride, x.shape[2], height)
-        columns = _taps(kernel, pad, stride, x.shape[3], width)
+        rows = _offsets(kernel, pad, stride, x.shape[2], height)
+        columns = _offsets(kernel, pad, stride, x.shape[3], width)
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))  # (N, H + 2p, W + 2p, C)
         spans = [
             (
@@ -37,11 +37,11 @@ class PatchConv2d(nn.Conv2d):
             for i in rows
             for j in columns
         ]
-        patches = _Patches.apply(x, spans)  # (N, H', W', taps * C)
+        patches = _Patches.apply(x, spans)  # (N, H', W', offsets * C)
         weight = self.weight.permute(0, 2, 3, 1)  # (O, k, k, C), contiguous in channels_last memory
         if len(rows) < kernel or len(columns) < kernel:  # a slice costs a copy of the gradient
             weight = weight[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        weight = weight.reshape(self.out_channels, -1)  # (O, taps * C)
+        weight = weight.reshape(self.out_channels, -1)  # (O, offsets * C)
         return F.linear(patches, weight).permute(0, 3, 1, 2)  # channels_last in memory
 
 
@@ -65,7 +65,7 @@ class _Patches(torch.autograd.Function):
         return total, None
 
 
-def _taps(kernel: int, pad: int, stride: int, size: int, out: int) -> list[int]:
+def _offsets(kernel: int, pad: int, stride: int, size: int, out: int) -> list[int]:
     """Offsets of the kernel that meet the image anywhere; the others see padding alone."""
     return [k for k in range(kernel) if any(0 <= o * stride + k - pad < size for o in range(out))]
 

@@ -14,8 +14,9 @@ import train_byol
 import train_classifier
 from byol import checkpoint
 from byol.encoder import Encoder
+from byol.linear_eval import fit_linear, knn_accuracy
 from byol.metrics import read_jsonl
-from byol.probe import extract_features
+from byol.probe import Standardise, extract_features
 from data import make_split, open_photos
 
 TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "32", "--projection-dim", "16",
@@ -135,8 +136,9 @@ def test_the_classifier_of_combined_features_repeats_its_accuracy(world, init, f
     start = ["--init", str(world / f"{init}.pt")] if init != "random" else TINY_RANDOM
     start += [] if init != "random" else ["--data", str(world / "photos")]
     code = train_classifier.main(
-        [*start, "--features", features, "--labels", "8", "--epochs", "3", "--batch-size", "4",
-         "--amp", "off", *(["--freeze"] if freeze else []), "--run-dir", "run"])  # fmt: skip
+        [*start, "--features", features, "--labels", "8", "--epochs",
+         "30" if freeze else "3", "--batch-size", "4", "--amp", "off",
+         *(["--freeze"] if freeze else []), "--run-dir", "run"])  # fmt: skip
     assert code == 0
     content = checkpoint.load("run/classifier.pt", checkpoint.CLASSIFIER)
     assert content["taps"] == {"layer3.0": 2, "layer2.0": 4}
@@ -153,6 +155,13 @@ def test_the_classifier_of_combined_features_repeats_its_accuracy(world, init, f
                          taps=content["taps"])  # fmt: skip
     right = (x @ content["head"]["weight"].T + content["head"]["bias"]).argmax(1)
     hits = (right == torch.from_numpy(photos.labels[test])).double().mean().item()
+    if freeze and features == "combined":  # unfolded, the head would be at chance on these too
+        train = make_split(photos, 8).labelled
+        x = extract_features(encoder, photos, train, image_size=32, mean=content["mean"],
+                             std=content["std"], device=torch.device("cpu"), amp=None,
+                             taps=content["taps"])  # fmt: skip
+        scores = x @ content["head"]["weight"].T + content["head"]["bias"]
+        assert (scores.argmax(1) == torch.from_numpy(photos.labels[train])).all()
     assert hits == json.loads(Path("run/summary.json").read_text())["test_accuracy"]
 
 
@@ -184,12 +193,16 @@ PRETRAIN = ["--losses", "multi"]
     ("extra", "words"),
     [
         ([*PRETRAIN, "--taps", "layer2.5", "--tap-grid", "2"], ("layer2.5", "layer2.0")),
-        ([*PRETRAIN, "--taps", "layer2.0"], ("one grid for each",)),
+        ([*PRETRAIN, "--taps", "layer2.0"], ("tap_grid 2 4", "one number for each")),
+        ([*PRETRAIN, "--taps", "layer2.0", "layer2.0"], ("taps layer2.0 layer2.0", "once")),
+        (["--taps", "layer2.0", "--tap-grid", "2"], ("--taps", "--losses multi")),
+        (["--loss-weights", "1"], ("--loss-weights", "--losses multi")),
         ([*PRETRAIN, "--tap-grid", "2", "5"], ("tap_grid 5 of layer2.0", "4 x 4")),
         ([*PRETRAIN, "--tap-grid", "0", "4"], ("tap_grid", "at least 1")),
         ([*PRETRAIN, "--loss-weights", "1", "1"], ("--loss-weights", "layer2.0")),
         ([*PRETRAIN, "--loss-weights", "0", "0", "0"], ("--loss-weights",)),
         ([*PRETRAIN, "--loss-weights", "1", "-1", "0"], ("loss_weights", "at least 0")),
+        ([*PRETRAIN, "--loss-weights", "1", "inf", "0"], ("loss_weights", "finite")),
         (["--losses", "many"], ("losses", "classic", "multi")),
         (["--labels", "most"], ("--labels", "a whole number or all")),
     ],
@@ -197,6 +210,17 @@ PRETRAIN = ["--losses", "multi"]
 def test_bad_pretraining_input(world, capsys, extra, words):
     code = train_byol.main(["--data", str(world / "photos"), *TINY, *extra])
     fails(capsys, code, *words)
+    assert not Path("runs").exists()
+
+
+def test_no_taps_at_all(world, capsys):
+    Path("none.toml").write_text("taps = []\ntap_grid = []\n")
+    config = ["--config", "none.toml", "--data", str(world / "photos"), "--image-size", "32"]
+    fails(capsys, train_byol.main([*config, "--losses", "multi"]), "taps", "one block or more")
+    code = train_classifier.main([*config, "--labels", "8", "--features", "combined"])
+    fails(capsys, code, "taps", "one block or more")
+    code = train_classifier.main([*config, "--labels", "8", "--tap-grid", "2"])
+    fails(capsys, code, "--tap-grid", "--features combined")
     assert not Path("runs").exists()
 
 
@@ -226,6 +250,10 @@ def test_bad_classifier_input(world, capsys, tmp_path):
         (["--seeds", "0"], ("--seeds", "at least 1")),
         (["--epochs", "1.5"], ("--epochs", "1.5")),
         (["--labels", "4000"], ("--labels", "only 16")),
+        (["--labels", "3"], ("--labels 3", "1 labelled", "2 are needed")),
+        (["--labels", "9" * 5000], ("--labels", "whole number")),
+        (["--taps", "layer2.0"], ("tap_grid 2 4", "one number for each")),
+        (["--taps", "layer9.0", "--tap-grid", "1"], ("layer9.0",)),
         (["--amp", "half"], ("--amp",)),
         (["--supervised-epochs", "-1"], ("--supervised-epochs",)),
     ],
@@ -235,12 +263,146 @@ def test_bad_evaluation_input(world, capsys, extra, words):
     fails(capsys, code, *words)
 
 
-def test_checkpoints_that_do_not_compare(world, capsys, tmp_path):
-    content = checkpoint.load(world / "multi.pt", checkpoint.ENCODER)
-    content["image_size"] = 40
+def changed(path, out, **values):
+    """A copy of a checkpoint with other values, those of `config` by their names."""
+    content = checkpoint.load(path, checkpoint.ENCODER)
     kind = content.pop("kind")
-    checkpoint.save(tmp_path / "other.pt", kind, content)
-    code = evaluate.main([str(world / "classic.pt"), str(tmp_path / "other.pt")])
-    fails(capsys, code, "other.pt has image_size 40", "classic.pt has 32")
-    code = evaluate.main([str(tmp_path / "none.pt")])
-    fails(capsys, code, "there is no checkpoint")
+    content["config"] = {**content["config"], **values.pop("config", {})}
+    checkpoint.save(out, kind, {**content, **values})
+    return str(out)
+
+
+def test_checkpoints_that_do_not_compare(world, capsys):
+    classic, multi = (str(world / f"{name}.pt") for name in ("classic", "multi"))
+    other = changed(multi, "other.pt", image_size=24)
+    fails(capsys, evaluate.main([multi, other]), "other.pt has image_size 24", "multi.pt has 32")
+    other = changed(classic, "other.pt", config={"holdout": 8})
+    fails(capsys, evaluate.main([multi, other]), "other.pt has holdout 8")
+    other = changed(multi, "other.pt", config={"tap_grid": [1, 1]})
+    fails(capsys, evaluate.main([multi, other]), "other.pt has tap_grid [1, 1]")
+    fails(capsys, evaluate.main([multi, multi]), "multi.pt is given twice")
+    fails(capsys, evaluate.main(["none.pt"]), "there is no checkpoint none.pt")
+
+
+def test_two_of_a_kind_have_rows_of_their_own(world):
+    other = changed(world / "multi.pt", "other.pt", config={"seed": 1})
+    first = str(world / "multi.pt")
+    assert evaluate.main([first, other, "--frozen-only", "--labels", "8", "--seeds", "1"]) == 0
+    cells = json.loads(Path("evaluation/table.json").read_text())["cells"]
+    assert {c["weights"] for c in cells} == {"random", first, other}
+    assert all(len(c["values"]) == 1 for c in cells)
+
+
+def test_a_classic_checkpoint_takes_the_taps_that_multi_was_trained_with(world, capsys):
+    multi = changed(world / "multi.pt", "m.pt", config={"taps": ["layer1.0"], "tap_grid": [2]})
+    frozen = ["--frozen-only", "--labels", "8", "--seeds", "1"]
+    assert evaluate.main([str(world / "classic.pt"), multi, *frozen]) == 0
+    assert "combined    avgpool, layer1.0 (2 x 2)\n" in capsys.readouterr().out
+    assert evaluate.main([str(world / "classic.pt"), *frozen, "--taps", "layer4.1", "--tap-grid",
+                          "1"]) == 0  # fmt: skip
+    assert "combined    avgpool, layer4.1 (1 x 1)\n" in capsys.readouterr().out
+
+
+def test_other_data_keeps_the_taps_of_the_checkpoint(world, tmp_path):
+    """They belong to the encoder; labels and splits belong to the data."""
+    cartoon_folder(tmp_path / "other", train=12, test=4)
+    init = changed(world / "multi.pt", "m.pt", config={"taps": ["layer1.0"], "tap_grid": [2]})
+    assert train_classifier.main(
+        ["--init", init, "--data", "other", "--features", "combined", "--labels", "8", "--freeze",
+         "--epochs", "1", "--amp", "off", "--run-dir", "run"]) == 0  # fmt: skip
+    assert checkpoint.load("run/classifier.pt", checkpoint.CLASSIFIER)["taps"] == {"layer1.0": 2}
+
+
+def test_checkpoints_from_before_there_were_taps(world):
+    content = checkpoint.load(world / "classic.pt", checkpoint.ENCODER)
+    kind = content.pop("kind")
+    for key in ("taps", "tap_grid", "losses", "loss_weights"):
+        del content["config"][key]
+    checkpoint.save("old.pt", kind, content)
+    assert evaluate.main(["old.pt", "--frozen-only", "--labels", "8", "--seeds", "1"]) == 0
+    cells = json.loads(Path("evaluation/table.json").read_text())["cells"]
+    assert {c["weights"] for c in cells} == {"random", "classic"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"arch": "vgg"}, ("arch", "resnet18")),
+        ({"stem": "odd"}, ("stem", "imagenet")),
+        ({"image_size": "32"}, ("image_size", "whole number")),
+        ({"mean": [0.5, 0.5]}, ("mean", "three numbers")),
+        ({"config": {"taps": None}}, ("taps", "list of texts")),
+        ({"config": {"tap_grid": [2]}}, ("tap_grid 2", "one number for each")),
+        ({"config": {"tap_grid": [0, 4]}}, ("tap_grid", "at least 1")),
+        ({"config": {"holdout": "x"}}, ("holdout", "whole number")),
+    ],
+)
+def test_a_checkpoint_with_impossible_settings(world, capsys, values, words):
+    path = changed(world / "multi.pt", "odd.pt", **values)
+    fails(capsys, evaluate.main([path]), *words)
+    code = train_classifier.main(["--init", path, "--features", "combined"])
+    fails(capsys, code, *words)
+
+
+@pytest.mark.parametrize("config", [None, {}, {"data": "photos", "epochs": 3}])
+def test_a_checkpoint_without_its_settings(world, capsys, config):
+    content = checkpoint.load(world / "multi.pt", checkpoint.ENCODER)
+    kind = content.pop("kind")
+    checkpoint.save("odd.pt", kind, {**content, "config": config})
+    fails(capsys, evaluate.main(["odd.pt"]), "odd.pt is incomplete")
+    fails(capsys, train_classifier.main(["--init", "odd.pt"]), "odd.pt is incomplete")
+
+
+def test_all_labels_where_training_images_have_none(world, capsys, tmp_path):
+    """Classes in the test split only."""
+    cartoon_folder(tmp_path / "photos", train=0, test=8)
+    for number, photo in enumerate(sorted((world / "photos" / "train").glob("*/*.png"))[:6]):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(photo.read_bytes())
+    for freeze in ([], ["--freeze"]):
+        code = train_classifier.main(
+            ["--data", "photos", "--image-size", "32", "--labels", "all", *freeze])  # fmt: skip
+        fails(capsys, code, "--labels all", "0 labelled training images")
+
+
+def test_the_frozen_figures_are_those_of_these_weights_and_these_labels(world):
+    """Each linear and kNN figure again, from the checkpoint and the split by hand."""
+    assert judge(world, "--frozen-only", "--labels", "8", "--seeds", "2") == 0
+    cells = json.loads(Path("evaluation/table.json").read_text())["cells"]
+    photos = open_photos(str(world / "photos"), 32)
+    view = {"image_size": 32, "mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.25],
+            "device": torch.device("cpu"), "amp": None}  # fmt: skip
+    drawn = []
+    for name in ("random", "classic", "multi"):
+        expected = {"linear": [], "knn": []}
+        for seed in range(2):
+            torch.manual_seed(seed)
+            encoder = Encoder()
+            if name != "random":
+                content = checkpoint.load(world / f"{name}.pt", checkpoint.ENCODER)
+                encoder.load_state_dict(content["encoder"])
+            split = make_split(photos, 8, 0, 0, seed)
+            drawn.append(split.labelled.tolist())
+            x, held = (extract_features(encoder, photos, r, **view)
+                       for r in (split.labelled, split.test))  # fmt: skip
+            y, truth = (torch.from_numpy(photos.labels[r]) for r in (split.labelled, split.test))
+            standardise = Standardise(x, [512])
+            head, _ = fit_linear(standardise(x), y, 2)
+            hits = (head(standardise(held)).argmax(1) == truth).double().mean().item()
+            expected["linear"].append(hits)
+            expected["knn"].append(knn_accuracy(x, y, held, truth, 2))
+        for protocol, values in expected.items():
+            found = next(c["values"] for c in cells if (c["weights"], c["features"], c["protocol"])
+                         == (name, "avgpool", protocol))  # fmt: skip
+            assert found == pytest.approx(values), (name, protocol)
+    assert drawn[0] != drawn[1]
+
+
+def test_another_set_of_images_is_not_taken_for_finished(world, tmp_path):
+    frozen = ["--labels", "8", "--seeds", "1", "--supervised-epochs", "0"]
+    assert judge(world, *frozen, files=("multi",)) == 0
+    first = {p: p.stat().st_mtime_ns for p in Path("evaluation/runs").glob("*/summary.json")}
+    cartoon_folder(tmp_path / "other", train=12, test=4)
+    assert judge(world, *frozen, "--data", "other", files=("multi",)) == 0
+    again = {p: p.stat().st_mtime_ns for p in Path("evaluation/runs").glob("*/summary.json")}
+    assert first.keys() == again.keys()
+    assert all(again[path] > first[path] for path in first)

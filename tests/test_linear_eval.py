@@ -74,17 +74,19 @@ def test_cross_validation_never_sees_a_test_label():
 @pytest.mark.parametrize("count", [47, MOST_IMAGES_TO_CHOOSE + 2500])
 def test_folds_are_balanced_over_the_classes(count):
     labels = torch.arange(count) % 4
-    fold = folds_of(labels, 5, seed=0)
+    fold = folds_of(labels, 5)
     assert (fold >= 0).sum() == min(count, MOST_IMAGES_TO_CHOOSE)
     for number in range(5):
         sizes = torch.bincount(labels[fold == number], minlength=4)
         assert sizes.max() - sizes.min() <= 1
-    assert not torch.equal(fold, folds_of(labels, 5, seed=1))
+    assert not torch.equal(fold[fold >= 0], torch.arange((fold >= 0).sum()) % 5)
 
 
 def test_a_class_with_one_image_is_one_sentence():
     x, _ = blobs(7)
-    with pytest.raises(UserError, match="two images of each class"):
+    with pytest.raises(
+        UserError, match="two labelled images of each class, and of one there are 1"
+    ):
         fit_linear(x, torch.tensor([0, 0, 0, 1, 1, 1, 2]), 3)
 
 
@@ -120,8 +122,9 @@ def test_representations_take_the_parts_they_should():
         name: features.judge(name, train, test, 2)
         for name in ("avgpool", "combined", "combined-plain")
     }
-    assert max(accuracies["avgpool"]) < 0.65
+    assert accuracies["avgpool"][0] < 0.65
+    assert accuracies["avgpool"][2] < 0.65
     assert accuracies["combined"][0] > 0.95
-    assert accuracies["combined"][1] > 0.8
+    assert accuracies["combined"][2] > 0.8
     assert accuracies["combined-plain"][0] < 0.8  # the noise drowns the signal
-    assert accuracies["combined-plain"][1] < 0.65
+    assert accuracies["combined-plain"][2] < 0.65

@@ -11,7 +11,7 @@ from byol.augment import central_view
 from byol.encoder import Encoder
 from byol.learner import BYOL
 from byol.memory import estimate_step_bytes
-from byol.probe import Standardise, accuracy, extract_features
+from byol.probe import RunningStandardise, Standardise, accuracy, extract_features
 
 VIEW = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 CPU = {"device": torch.device("cpu"), "amp": None}
@@ -56,6 +56,33 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_fold_into_the_hea
     torch.testing.assert_close(
         standardise.fold(head)(new), head(standardise(new)), atol=1e-2, rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("kind", [Standardise, RunningStandardise])
+def test_no_part_drowns_the_others(kind):
+    """Four features at a thousand times the scale of eight and of two: the same total variance."""
+    scale = torch.tensor([1e3] * 4 + [1.0] * 8 + [0.1] * 2)
+    features = torch.randn(500, 14) * scale + 7
+    standardise = kind(features, [4, 8, 2]).train()
+    totals = [part.var(0).sum().item() for part in standardise(features).split([4, 8, 2], dim=1)]
+    assert totals == pytest.approx([4, 4, 4], rel=0.01)
+
+    head = nn.Linear(14, 3)
+    new = torch.randn(9, 14) * scale + 7
+    standardise.eval()
+    expected = head(standardise(new))
+    torch.testing.assert_close(standardise.fold(head)(new), expected, atol=1e-3, rtol=1e-3)
+    assert expected.std() > 0.1
+
+
+def test_running_standardise_follows_the_features():
+    first, later = torch.randn(300, 5), 50 * torch.randn(300, 5) + 9
+    standardise = RunningStandardise(first, [5]).train()
+    for _ in range(100):
+        standardise(later)
+    x = standardise.eval()(later)
+    torch.testing.assert_close(x.mean(0), torch.zeros(5), atol=1e-2, rtol=0)
+    torch.testing.assert_close(x.std(0), torch.ones(5), atol=1e-2, rtol=0)
 
 
 def test_accuracy_counts():

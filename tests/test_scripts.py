@@ -420,6 +420,25 @@ def test_runs_that_do_not_compare_are_left_out(encoder_file, capsys):
     assert "seeds" not in captured.out
 
 
+def test_plots_read_runs_from_before_features_were_a_choice(encoder_file, capsys):
+    assert classify("--init", str(encoder_file), "--freeze") == 0
+    path = Path("runs/classifier-byol-frozen/summary.json")
+    summary = json.loads(path.read_text())
+    assert summary.pop("features") == "avgpool"
+    path.write_text(json.dumps(summary))
+    assert plot_losses.main([]) == 0
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_is_not_resumed(photos, capsys):
+    assert pretrain(photos) == 0
+    content = checkpoint.load("runs/byol/last.pt", checkpoint.TRAINING)
+    kind = content.pop("kind")
+    del content["config"]["taps"]
+    checkpoint.save("runs/byol/last.pt", kind, content)
+    fails(capsys, pretrain(photos, "--resume"), "earlier version", "taps", "--run-dir")
+
+
 def test_plots_without_runs(capsys, tmp_path):
     fails(capsys, plot_losses.main([]), "runs")
     (tmp_path / "runs").mkdir()
