@@ -446,7 +446,10 @@ def test_plots_without_runs(capsys, tmp_path):
 
 
 def test_real_photos(tmp_path):
-    """A few hundred of the real photos, two empty files among them, from zip to pictures."""
+    """A few hundred of the real photos, two empty files among them, from zip to pictures.
+
+    With losses on inner blocks and their features, which at 48 px and more are averaged to a grid.
+    """
     if not REAL.is_file():
         pytest.skip(f"the real photos are not at {REAL}")
     with zipfile.ZipFile(REAL) as source, zipfile.ZipFile("some.zip", "w") as some:
@@ -455,10 +458,13 @@ def test_real_photos(tmp_path):
                 name = f"PetImages/{kind}/{number}.jpg"
                 some.writestr(name, source.read(name))
     size = ["--image-size", "48", "--labels", "20"]
-    assert train_byol.main(
-        ["--data", "some.zip", *size, "--batch-size", "32", "--epochs", "1", "--optimizer", "adamw"]
-    ) == 0  # fmt: skip
+    multi = ["--losses", "multi", "--optimizer", "adamw", "--batch-size", "32", "--epochs", "1"]
+    assert train_byol.main(["--data", "some.zip", *size, *multi]) == 0
     assert classify("--init", "byol.pt", "--freeze") == 0
+    assert classify("--init", "byol.pt", "--freeze", "--features", "combined") == 0
+    assert classify("--init", "byol.pt", "--features", "combined") == 0
+    combined = json.loads(Path("runs/classifier-byol-frozen-combined/summary.json").read_text())
+    assert combined["features"] == "combined"
     summary = json.loads(Path("runs/classifier-byol-frozen/summary.json").read_text())
     assert summary["tested_on"] == "hidden labels"
     assert summary["test_images"] == 280
