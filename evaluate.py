@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         for protocol in protocols if args.fine_tune else ():
-            for weights in (random, *judged):
+            for weights in (*judged, random):
                 for name in ("avgpool", "combined"):
                     tune(weights, name, protocol)
         if args.fine_tune and supervised_epochs:

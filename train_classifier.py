@@ -10,6 +10,7 @@ without it everything learns. With --features combined the head sees inner block
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 import time
@@ -120,15 +121,16 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     # finds its scale as it learns
     standardise = None
     plain = config.features == "combined-plain"
-    if config.freeze or (taps and not plain):
-        features = extract_features(encoder, photos, split.labelled, **reading)
-    if not plain and (config.freeze or taps):
-        kind = Standardise if config.freeze else RunningStandardise
-        standardise = kind(features, list(widths.values())).to(device)
     if config.freeze:
         encoder.requires_grad_(False)
-        inputs = standardise(features) if standardise else features
-    features = None  # of all labels they are large
+        inputs = extract_features(encoder, photos, split.labelled, **reading)
+        if not plain:
+            standardise = Standardise(inputs, list(widths.values()))
+            inputs = standardise(inputs)
+    elif taps and not plain:
+        some = split.labelled[:: math.ceil(count / 5000)]  # enough for a start
+        features = extract_features(encoder, photos, some, **reading)
+        standardise = RunningStandardise(features, list(widths.values())).to(device)
 
     # ---- the loop
     started = time.perf_counter()
