@@ -40,17 +40,19 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[nn.Linea
             f"{int(counts.min())}; give more --labels"
         )
     fold = _folds(labels, folds)
-    chosen = fold >= 0
-    losses = torch.zeros(len(STRENGTHS), device=features.device)
-    for number in range(folds):
-        train, test = chosen & (fold != number), fold == number
-        head = _zero_head(features.shape[1], classes, features.device)
-        x, y = features[train], labels[train]
-        held, truth = features[test], labels[test]
-        for index, strength in enumerate(STRENGTHS):  # each starts from the one before
-            _minimise(head, x, y, strength)
-            losses[index] += F.cross_entropy(head(held), truth, reduction="sum").detach()
-    strength = STRENGTHS[int(losses.argmin())]
+    heads = [_zero_head(features.shape[1], classes, features.device) for _ in range(folds)]
+    losses = []
+    for strength in STRENGTHS:  # each starts from the one before
+        losses.append(0.0)
+        for number, head in enumerate(heads):
+            train, test = (fold >= 0) & (fold != number), fold == number
+            _minimise(head, features[train], labels[train], strength)
+            with torch.no_grad():
+                scores = head(features[test])
+            losses[-1] += F.cross_entropy(scores, labels[test], reduction="sum").item()
+        if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+            break  # past the best: what is weaker still fits slower and worse
+    strength = STRENGTHS[losses.index(min(losses))]
     head = _zero_head(features.shape[1], classes, features.device)
     _minimise(head, features, labels, strength)
     return head, strength
