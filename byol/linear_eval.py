@@ -111,12 +111,12 @@ def knn_accuracy(
     """
     bank = F.normalize(bank, dim=1)
     hits = 0
-    for at in range(0, len(features), 1000):
-        similarity = F.normalize(features[at : at + 1000], dim=1) @ bank.T
+    for at in range(0, len(features), 128):
+        similarity = F.normalize(features[at : at + 128], dim=1) @ bank.T
         near, where = similarity.topk(min(k, len(bank)), dim=1)
         scores = torch.zeros(len(near), classes, device=bank.device)
         scores.scatter_add_(1, bank_labels[where], (near / temperature).exp())
-        hits += (scores.argmax(1) == labels[at : at + 1000]).sum()
+        hits += (scores.argmax(1) == labels[at : at + 128]).sum()
     return int(hits) / len(features)
 
 
