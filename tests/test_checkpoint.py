@@ -13,7 +13,9 @@ from byol.errors import UserError
 def encoder_content():
     weights = checkpoint.encoder_weights(Encoder())
     about = {"arch": "resnet18", "stem": "imagenet", "image_size": 64, "data_fingerprint": "0"}
-    return {"encoder": weights, **about, "mean": [0.5] * 3, "std": [0.2] * 3, "config": {}}
+    config = {"data": "photos", "store_size": None, "labels": 250, "holdout": 0, "split_seed": 0,
+              "epochs": 3}  # fmt: skip
+    return {"encoder": weights, **about, "mean": [0.5] * 3, "std": [0.2] * 3, "config": config}
 
 
 def test_round_trip(tmp_path):
