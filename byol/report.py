@@ -103,6 +103,7 @@ def markdown(cells: list[Cell], tested_on: dict[str, str]) -> str:
 def draw(cells: list[Cell]) -> plt.Figure:
     """Bars of the means, a panel for each label count and protocol; dots are the seeds."""
     counts = list(dict.fromkeys(cell.labels for cell in cells))
+    order = list(dict.fromkeys(cell.weights for cell in cells))  # the same in each panel
     kinds = [k for k in PROTOCOLS if any(cell.protocol == k for cell in cells)]
     size = (4.2 * len(kinds), 3.4 * len(counts))
     figure, grid = plt.subplots(
@@ -111,6 +112,7 @@ def draw(cells: list[Cell]) -> plt.Figure:
     for row, labels in zip(grid, counts, strict=True):
         for axes, kind in zip(row, kinds, strict=True):
             shown = [c for c in cells if (c.labels, c.protocol) == (labels, kind)]
+            shown.sort(key=lambda cell: order.index(cell.weights))
             draw_panel(axes, [c for c in shown if c.features in STYLES])
             axes.set_title(f"{PROTOCOLS[kind]}, {labels} labels", fontsize=10)
         row[0].set_ylabel("test accuracy (%)")
