@@ -21,6 +21,7 @@ import numpy as np
 from byol.config import Parser
 from byol.errors import UserError, command
 from byol.metrics import read_jsonl
+from byol.report import save_picture
 from byol.run_folder import make_folder
 
 # Okabe and Ito's palette, which colour-blind eyes tell apart; line and hatch serve in print
@@ -60,11 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     written = []
     for freeze, name in ((False, "loss1.png"), (True, "loss2.png")):
         if any((init, freeze) in groups for init in STYLES):
-            written.append(save(draw_losses(groups, freeze), out / name))
+            written.append(save_picture(draw_losses(groups, freeze), out / name))
     if groups:
-        written.append(save(draw_accuracy(groups), out / "accuracy.png"))
+        written.append(save_picture(draw_accuracy(groups), out / "accuracy.png"))
     if pretraining:
-        written.append(save(draw_pretraining(pretraining), out / "pretraining.png"))
+        written.append(save_picture(draw_pretraining(pretraining), out / "pretraining.png"))
     print(table(groups), end="")
     print("\n".join(str(path) for path in written))
 
@@ -218,18 +219,6 @@ def draw_pretraining(pretraining: dict[str, list[dict]]) -> plt.Figure:
         grid[0, 1].legend()
     figure.suptitle("BYOL pretraining")
     return figure
-
-
-def save(figure: plt.Figure, path: Path) -> Path:
-    """Write a picture whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        figure.savefig(temporary, dpi=120, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        plt.close(figure)
-    return path
 
 
 def table(groups: dict) -> str:

@@ -70,11 +70,16 @@ def write(folder: Path, cells: list[Cell], about: dict) -> None:
     """Write table.md, table.json and table.png, each whole or not at all."""
     write_atomically(folder / "table.md", markdown(cells, about["tested_on"]).encode())
     write_json(folder / "table.json", {**about, "cells": [asdict(cell) for cell in cells]})
+    save_picture(draw(cells), folder / "table.png")
+
+
+def save_picture(figure: plt.Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all, and close it."""
     blob = io.BytesIO()
-    figure = draw(cells)
     figure.savefig(blob, dpi=120, format="png")
     plt.close(figure)
-    write_atomically(folder / "table.png", blob.getvalue())
+    write_atomically(path, blob.getvalue())
+    return path
 
 
 def markdown(cells: list[Cell], tested_on: dict[str, str]) -> str:
