@@ -1,0 +1,187 @@
+"""Where the time of training goes. Prints one JSON line.
+
+    python benchmarks/train_step.py --data cats_vs_dogs.zip --image-size 150 --batch-size 64
+    python benchmarks/train_step.py --device cuda --image-size 150 --batch-size 256
+
+Takes steps as train_byol.py does, in turn with bare steps on views that are already made. Reports
+images/s of both (medians of a step), their ratio, and the parts of a step: waiting for photos,
+augmenting, forward and backward, optimizer and moving average. On CUDA the parts are timed by
+events, the copy to the card is on the reader's thread. Without --data the photos are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from byol.augment import RECIPES, two_views
+from byol.config import PretrainConfig
+from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
+from byol.encoder import ARCHITECTURES, STEMS, Encoder
+from byol.learner import BYOL
+from byol.loader import batches
+from byol.optim import build_optimizer, parameter_groups, set_lr
+from byol.per_view import MOST_PIXELS
+from data import open_photos
+
+EPOCH = 24_750  # unlabelled photos of Cats-vs-Dogs
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense 16-bit FLOP/s, by the vendor
+PARTS = ("wait_for_photos", "augment", "forward_backward", "optimizer_and_average")
+
+
+class Clock:
+    """Time between marks: events on CUDA, which cost the host nothing, else the wall clock."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        self.marks = []
+
+    def mark(self) -> None:
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append(event)
+        else:
+            self.marks.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """Between neighbouring marks."""
+        pairs = list(zip(self.marks, self.marks[1:], strict=False))
+        if self.cuda:
+            torch.cuda.synchronize()
+            return [a.elapsed_time(b) / 1000 for a, b in pairs]
+        return [b - a for a, b in pairs]
+
+
+def main() -> None:
+    defaults = PretrainConfig()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="as for train_byol.py; default: noise")
+    parser.add_argument("--image-size", type=int, default=150)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--amp", default="auto")
+    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), default="resnet18")
+    parser.add_argument("--stem", choices=STEMS, default="imagenet")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="photos")
+    parser.add_argument("--hidden-dim", type=int, default=defaults.hidden_dim)
+    parser.add_argument("--optimizer", default=defaults.optimizer)
+    parser.add_argument("--steps", type=int, default=6, help="of each kind, a round")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+
+    device = pick_device(args.device)
+    keep_freed_memory()
+    amp = pick_amp(args.amp, device)
+    size, batch = args.image_size, args.batch_size
+    stored = PretrainConfig(image_size=size).stored_side
+    if args.data:
+        photos = open_photos(args.data, stored)
+        images, sizes = photos.images, photos.sizes
+    else:
+        count = max(2 * batch, 1024)
+        images = np.random.default_rng(0).integers(0, 256, (count, 3, stored, stored), np.uint8)
+        sizes = np.full((count, 2), stored)
+
+    torch.manual_seed(0)
+    one_pass = device.type == "cpu" and batch * size**2 <= MOST_PIXELS
+    model = BYOL(Encoder(args.arch, args.stem), args.hidden_dim, one_pass=one_pass)
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(args.optimizer, parameter_groups(model), 1e-6, amp == torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    set_lr(optimizer, 0.01)
+    augment1, augment2 = two_views(args.recipe, size, defaults.mean, defaults.std, 0)
+
+    def train(view1: torch.Tensor, view2: torch.Tensor, clock: Clock) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, amp):
+            losses, _ = model(view1, view2)
+        scaler.scale(losses.sum()).backward()
+        clock.mark()
+        scaler.step(optimizer)
+        scaler.update()
+        model.update_target(0.99)
+        clock.mark()
+
+    whole: dict[str, list[float]] = {part: [] for part in PARTS}
+    bare: dict[str, list[float]] = {part: [] for part in PARTS[2:]}
+    rows = np.arange(len(images))
+    for turn in range(args.rounds + 1):
+        steps = range(turn * args.steps, (turn + 1) * args.steps)
+        reader = batches(images, rows, batch, 0, steps, device)
+        for number in range(args.steps):
+            clock = Clock(device)
+            clock.mark()
+            step, chosen, part = next(reader)
+            clock.mark()
+            view1 = augment1(part, sizes[chosen], chosen, step)
+            view2 = augment2(part, sizes[chosen], chosen, step)
+            clock.mark()
+            train(view1, view2, clock)
+            if turn and number:  # a round's first step waits for its first read
+                for name, seconds in zip(PARTS, clock.seconds(), strict=True):
+                    whole[name].append(seconds)
+        for _ in range(args.steps):
+            clock = Clock(device)
+            clock.mark()
+            train(view1, view2, clock)
+            if turn:
+                for name, seconds in zip(bare, clock.seconds(), strict=True):
+                    bare[name].append(seconds)
+
+    whole_step = statistics.median(sum(parts) for parts in zip(*whole.values(), strict=True))
+    bare_step = statistics.median(sum(parts) for parts in zip(*bare.values(), strict=True))
+    medians = {name: statistics.median(values) for name, values in whole.items()}
+    with FlopCounterMode(display=False) as counter, autocast(device, amp):
+        model(view1[:2], view2[:2])[0].sum().backward()
+    flops = counter.get_total_flops() / 2
+    if device.type == "cuda":
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.max_memory_reserved(device)
+    else:  # of the process, in KiB on Linux
+        name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = next((value for key, value in PEAK.items() if key in name), None) if amp else None
+    result = {
+        "images_per_second": round(batch / whole_step, 1),
+        "images_per_second_bare": round(batch / bare_step, 1),
+        "ratio_to_bare": round(bare_step / whole_step, 3),
+        "seconds_per_epoch_of_24750": round(EPOCH * whole_step / batch, 1),
+        "milliseconds": {name: round(1000 * value, 1) for name, value in medians.items()},
+        "share_of_data_and_augmentation": round(
+            (medians["wait_for_photos"] + medians["augment"]) / whole_step, 3
+        ),
+        "peak_memory_gib": round(memory / 2**30, 2),
+        "gflops_per_image": round(flops / 1e9, 2),
+        "teraflops_per_second": round(flops * batch / whole_step / 1e12, 2),
+        "share_of_peak": peak and round(flops * batch / whole_step / peak, 3),
+        **vars(args),
+        "data": Path(args.data).name if args.data else "noise",
+        "device": describe(device, amp),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit(),
+    }
+    print(json.dumps(result))
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()
