@@ -157,11 +157,15 @@ def main(argv: list[str] | None = None) -> None:
                 view1 = augment1(part, photos.sizes[indices], indices, step)  # (N, 3, S, S)
                 view2 = augment2(part, photos.sizes[indices], indices, step)
                 with autocast(device, amp):
-                    parts, spread = model(view1, view2)  # (P,) each: one for each output
-                loss = parts @ loss_weights
-                scaler.scale(loss / config.accumulate).backward()
-                losses.append(torch.cat([loss.detach()[None], parts.detach()]))
-                spreads.append(spread)
+                    terms = model.terms(view1, view2)
+                for number, term in enumerate(terms):  # one after the other, to save memory
+                    with autocast(device, amp):
+                        parts, spread = model.term(*term)  # (P,) each: one for each output
+                    loss = parts @ loss_weights
+                    scaler.scale(loss / config.accumulate).backward()
+                    losses.append(torch.cat([loss.detach()[None], parts.detach()]))
+                    if number == 0:
+                        spreads.append(spread)
             scaler.step(optimizer)
             scaler.update()
             model.update_target(tau)
@@ -171,12 +175,13 @@ def main(argv: list[str] | None = None) -> None:
             stopping = stop.asked
             bar.update()
             if done % config.log_every == 0 or epoch_ends or stopping:
-                mean_loss, *part_losses = torch.stack(losses).mean(0).tolist()
+                total = torch.stack(losses).sum(0) / len(spreads)  # a spread for each piece
+                mean_loss, *part_losses = total.tolist()
                 part_spreads = torch.stack(spreads).mean(0).tolist()
                 if not math.isfinite(mean_loss):
                     stop_training("the loss is", done)
                 now = time.perf_counter()
-                speed = len(losses) * piece / (now - since)
+                speed = len(spreads) * piece / (now - since)
                 metrics.write(
                     step=done,
                     epoch=round(done / steps_per_epoch, 4),

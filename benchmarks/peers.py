@@ -34,10 +34,10 @@ import torch
 import torchvision
 from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from byol.device import autocast, describe, pick_amp, pick_device
 
+ROOT = Path(__file__).resolve().parent.parent
 CONTESTANTS = ("byol", "lightly", "byol-pytorch", "lightly-fast", "byol-pytorch-fast")
 
 

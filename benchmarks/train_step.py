@@ -25,8 +25,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from byol.augment import RECIPES, two_views
 from byol.config import PretrainConfig
 from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
@@ -37,6 +36,7 @@ from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
 from data import open_photos
 
+ROOT = Path(__file__).resolve().parent.parent
 EPOCH = 24_750  # unlabelled photos of Cats-vs-Dogs
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense 16-bit FLOP/s, by the vendor
 PARTS = ("wait_for_photos", "augment", "forward_backward", "optimizer_and_average")
@@ -108,8 +108,11 @@ def main() -> None:
     def train(view1: torch.Tensor, view2: torch.Tensor, clock: Clock) -> None:
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, amp):
-            losses, _ = model(view1, view2)
-        scaler.scale(losses.sum()).backward()
+            terms = model.terms(view1, view2)
+        for term in terms:
+            with autocast(device, amp):
+                losses, _ = model.term(*term)
+            scaler.scale(losses.sum()).backward()
         clock.mark()
         scaler.step(optimizer)
         scaler.update()

@@ -76,21 +76,40 @@ class BYOL(nn.Module):
 
         A loss is the mean over the batch, in 0..8. BatchNorm sees one view at a time.
         """
+        results = [self.term(*term) for term in self.terms(view1, view2)]
+        return sum(losses for losses, _ in results), results[0][1]
+
+    def terms(self, view1: Tensor, view2: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+        """What `term` takes for each term of the loss: a view, and its targets from the other.
+
+        The terms share no activations, so each can be sent back before the next is computed: the
+        gradients add up to those of their sum, and half of the memory is enough. In one pass both
+        terms come together.
+        """
         views = [torch.cat([view1, view2])] if self.one_pass else [view1, view2]
-        online = [self.encoder.outputs(view, self.taps) for view in views]
         with torch.no_grad():
-            target = [self.target_encoder.outputs(view, self.taps) for view in views]
+            features = [self.target_encoder.outputs(view, self.taps) for view in views]
+            targets = []  # of each output: (projections of view 1, projections of view 2)
+            for projector, output in zip(self.target_projectors, self.outputs, strict=True):
+                projections = torch.cat([projector(each[output]) for each in features])
+                targets.append(projections.chunk(2))
+        if self.one_pass:
+            return [(views[0], [torch.cat([t2, t1]) for t1, t2 in targets])]
+        return [(view1, [t2 for _, t2 in targets]), (view2, [t1 for t1, _ in targets])]
+
+    def term(self, view: Tensor, targets: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """How well `view` predicts the other's `targets`: (losses, spreads), each (P,).
+
+        The spreads are those of the first view in `view`.
+        """
+        count = len(view) // 2 if self.one_pass else len(view)  # images
+        features = self.encoder.outputs(view, self.taps)
         losses, spreads = [], []
         for number, output in enumerate(self.outputs):
-            projector, predictor = self.projectors[number], self.predictors[number]
-            projections = [projector(features[output]) for features in online]
-            p1, p2 = torch.cat([predictor(z) for z in projections]).chunk(2)
-            with torch.no_grad():
-                targets = [self.target_projectors[number](features[output]) for features in target]
-            t1, t2 = torch.cat(targets).chunk(2)  # (N, projection_dim) each, as p1 and p2
-            loss = regression_loss(p1, t2) + regression_loss(p2, t1)  # each predicts the other
-            losses.append(loss.mean())
-            spreads.append(spread(projections[0][: len(view1)]))
+            projection = self.projectors[number](features[output])
+            prediction = self.predictors[number](projection)  # (count or 2 count, projection_dim)
+            losses.append(regression_loss(prediction, targets[number]).sum() / count)
+            spreads.append(spread(projection[:count]))
         return torch.stack(losses), torch.stack(spreads)
 
     def update_target(self, tau: float) -> None:

@@ -15,8 +15,8 @@ def estimate_step_bytes(
 ) -> int:
     """Bytes of weights, gradients, optimizer state, views and saved activations of one step.
 
-    `model(view1, view2)`, on the CPU, runs with two images and with four; what autograd saves for
-    the two more is scaled to `batch`. The model's BatchNorm buffers are left as they were.
+    A term of `model`'s loss, on the CPU, is computed for two images and for four; what autograd
+    saves for the two more is scaled to `batch`. The BatchNorm buffers are left as they were.
     """
     buffers = [b.clone() for b in model.buffers()]
     two, four = (_saved_bytes(model, image_size, count, amp) for count in (2, 4))
@@ -44,6 +44,7 @@ def _saved_bytes(model: nn.Module, image_size: int, count: int, amp: torch.dtype
     views = torch.zeros(2, count, 3, image_size, image_size)
     precision = autocast(torch.device("cpu"), amp and torch.bfloat16)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), precision:
-        losses, _ = model(*views)  # their graph keeps every noted address in use
+        term = model.terms(*views)[0]  # training sends one back before it computes the next
+        losses, _ = model.term(*term)  # their graph keeps every noted address in use
     del losses
     return sum(saved.values())

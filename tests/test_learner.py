@@ -116,6 +116,54 @@ def test_one_pass_for_both_views_is_two_passes(learner, views):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("losses", ["classic", "multi"])
+def test_terms_sent_back_one_after_the_other_give_the_gradient_of_their_sum(losses, views):
+    """Against the loss written out, sent back whole; and half of the activations are kept."""
+    torch.manual_seed(0)
+    taps = {"layer3.0": 2, "layer2.0": 4} if losses == "multi" else {}
+    model = BYOL(Encoder(), 32, 16, taps=taps).double()
+    views = views.double()
+    whole = copy.deepcopy(model)
+
+    def saved_by(compute):
+        kept = {}
+
+        def note(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # holds it, so no address returns
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = compute()
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        own |= {p.untyped_storage().data_ptr() for p in whole.parameters()}
+        loss.backward()
+        return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+
+    def written_out():
+        online = [whole.encoder.outputs(view, taps) for view in views]
+        with torch.no_grad():
+            target = [whole.target_encoder.outputs(view, taps) for view in views]
+        total = 0
+        for number, name in enumerate(["avgpool", *taps]):
+            project, predict = whole.projectors[number], whole.predictors[number]
+            z1, z2 = (project(features[name]) for features in online)
+            with torch.no_grad():
+                t1, t2 = (whole.target_projectors[number](features[name]) for features in target)
+            total = total + regression_loss(predict(z1), t2) + regression_loss(predict(z2), t1)
+        return total.mean()
+
+    at_once = saved_by(written_out)
+    terms = model.terms(*views)
+    assert len(terms) == 2
+    in_turn = [saved_by(lambda term=term: model.term(*term)[0].sum()) for term in terms]
+    assert max(in_turn) < 0.55 * at_once
+    for (name, a), b in zip(model.named_parameters(), whole.parameters(), strict=True):
+        if a.requires_grad:
+            torch.testing.assert_close(a.grad, b.grad, atol=1e-9, rtol=1e-6, msg=name)
+    for (name, a), b in zip(model.named_buffers(), whole.buffers(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-6, msg=name)
+
+
 def test_each_output_has_a_loss_and_heads_of_its_own(multi, views):
     """Inner maps that torchvision's own hooks see, flattened, through heads written out here."""
     reference = with_plain_batchnorm(multi)

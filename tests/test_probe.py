@@ -100,5 +100,5 @@ def test_memory_estimate_grows_with_the_batch_and_leaves_the_model_alone():
         assert torch.equal(value, before[key]), key
     weights = 4 * sum(p.numel() for p in model.parameters())
     assert weights < small < large
-    # activations of a ResNet-18 at 32 px: about 1 MB an image and view in float32
-    assert 0.5e6 < (large - small) / 56 / 2 < 4e6
+    # activations of a ResNet-18 at 32 px: about 1 MB an image in float32, of one view at a time
+    assert 0.5e6 < (large - small) / 56 < 2e6

@@ -340,15 +340,15 @@ def test_a_run_is_not_overwritten_unasked(photos, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(photos, capsys, monkeypatch):
-    forward = train_byol.BYOL.forward
+    term = train_byol.BYOL.term
     calls = {"n": 0}
 
-    def broken(self, view1, view2):
-        loss, spread = forward(self, view1, view2)
+    def broken(self, view, targets):
+        loss, spread = term(self, view, targets)
         calls["n"] += 1  # the first two estimate the memory, the next three are an epoch
         return (loss * float("nan"), spread) if calls["n"] > 6 else (loss, spread)
 
-    monkeypatch.setattr(train_byol.BYOL, "forward", broken)
+    monkeypatch.setattr(train_byol.BYOL, "term", broken)
     fails(capsys, pretrain(photos), "not finite", "last.pt")
     state = torch.load("runs/byol/last.pt", weights_only=True)
     assert state["step"] == 3
