@@ -60,7 +60,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["BYOL_CACHE"] = f"{scratch}/packed"
-        photos = (args.warmup + args.steps) * args.batch_size
+        ahead = 2 * args.workers  # batches: a DataLoader still reads ahead when the clock stops
+        photos = (args.warmup + args.steps + ahead) * args.batch_size
         folder = unpacked(Path(args.data), photos, Path(scratch) / "photos")
         speeds: dict[str, list[float]] = defaultdict(list)
         for number in range(args.rounds):
