@@ -10,8 +10,9 @@ user, so it gets a DataLoader that decodes and resizes. Both run as shipped (flo
 with the autocast and channels_last memory that this project uses. This project is train_byol.py.
 
 A turn is `--steps` steps after `--warmup` ones, timed from end to end; reading photos is part of it
-(this project decodes them once, in a pack made before its first step, which is timed apart). Prints
-one JSON line: images/s of each (medians over the turns) and how many times as fast this project is.
+(this project decodes them once, in a pack made before its first step, which is not in its figure).
+Prints one JSON line: images/s of each (medians over the turns) and how many times as fast this
+project is.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def this_project(args: argparse.Namespace) -> float:
         flags += f" --hidden-dim {args.hidden_dim} --optimizer sgd --device {args.device}"
         flags += f" --epochs 1 --log-every 1 --run-dir {folder}/run --out {folder}/byol.pt"
         command = [sys.executable, str(ROOT / "train_byol.py"), "--data", args.data]
-        subprocess.run([*command, *flags.split()], check=True, capture_output=True)
+        subprocess.run([*command, *flags.split()], check=True, stdout=subprocess.DEVNULL)
         lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
     speeds = [json.loads(line)["images_per_second"] for line in lines[args.warmup : steps]]
     return len(speeds) / sum(1 / speed for speed in speeds)

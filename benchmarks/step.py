@@ -63,8 +63,11 @@ def main() -> None:
             start = now()
             optimizer.zero_grad()
             with autocast(device, amp):
-                losses, _ = model(*views)
-            losses.sum().backward()
+                terms = model.terms(*views)
+            for term in terms:
+                with autocast(device, amp):
+                    losses, _ = model.term(*term)
+                losses.sum().backward()
             optimizer.step()
             model.update_target(0.99)
             return now() - start
