@@ -13,28 +13,33 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 import torch
 
 from byol import checkpoint
 from byol.augment import two_views
+from byol.compiled import compile_encoders
 from byol.config import PretrainConfig, parse
-from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
+from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import AVGPOOL, Encoder, check_taps
 from byol.errors import UserError, command
 from byol.interrupt import Interrupt
 from byol.learner import BYOL
-from byol.loader import batches
-from byol.memory import estimate_step_bytes
-from byol.metrics import MetricsFile, progress, write_json
+from byol.loader import batches, put_on_device
+from byol.memory import estimate_step_bytes, free_bytes
+from byol.metrics import MetricsFile, progress, read_later, write_json
 from byol.optim import DEFAULTS, build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
 from byol.run_folder import check_same_settings, open_run_folder
 from byol.schedules import lr_at, tau_at
 from data import make_split, open_photos
 
-MAY_DIFFER_ON_RESUME = {"device", "amp", "run_dir", "out", "resume", "overwrite", "log_every"}
+MAY_DIFFER_ON_RESUME = {
+    *("device", "amp", "compile", "photos_in"),
+    *("run_dir", "out", "resume", "overwrite", "log_every"),
+}
 
 
 @command
@@ -46,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     amp = pick_amp(config.amp, device)
     taps = config.grids if config.losses == "multi" else {}
     check_taps(taps, config.arch, config.stem, config.image_size)
-    loss_weights = check_weights(config, flags)
+    weights = check_weights(config, flags)
     run_dir = open_run_folder(config.run_dir, resume=config.resume, overwrite=config.overwrite)
     checkpoint.check_writable(config.out)
     state = checkpoint.load(run_dir / "last.pt", checkpoint.TRAINING) if config.resume else None
@@ -73,8 +78,13 @@ def main(argv: list[str] | None = None) -> None:
     piece = config.batch_size // config.accumulate
     one_pass = device.type == "cpu" and piece * config.image_size**2 <= MOST_PIXELS
     model = BYOL(encoder, config.hidden_dim, config.projection_dim, one_pass, taps)
-    memory = estimate_step_bytes(model, config.image_size, piece, config.optimizer, amp)
+    memory = estimate_step_bytes(model, config.image_size, piece, config.optimizer, amp, device)
     model.to(device, memory_format=torch.channels_last)
+    if config.compile:
+        print("compiling   takes a minute or so", flush=True)
+        problem = compile_encoders(model, piece, config.image_size, amp)
+        if problem:
+            print(f"--compile failed, so it is left out: {problem}", file=sys.stderr)
     default_lr, default_decay = DEFAULTS[config.optimizer]
     base_lr = default_lr if config.lr is None else config.lr
     decay = default_decay if config.weight_decay is None else config.weight_decay
@@ -85,6 +95,10 @@ def main(argv: list[str] | None = None) -> None:
     augment1, augment2 = two_views(
         config.recipe, config.image_size, config.mean, config.std, config.seed
     )
+    on_device = config.photos_in == "device"
+    if config.photos_in == "auto" and device.type == "cuda":
+        on_device = photos.images.nbytes + 1.25 * memory < free_bytes(device)
+    images = put_on_device(photos.images, device) if on_device else photos.images
 
     # ---- where a stopped run goes on
     first_step = 0
@@ -102,13 +116,15 @@ def main(argv: list[str] | None = None) -> None:
 
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     encoder_size = sum(p.numel() for p in model.encoder.parameters())
+    of_photos = f", {images.nbytes / 2**30:.1f} GiB for the photos" if on_device else ""
     print(
         f"data        {photos.source}: {len(rows):,} unlabelled images to learn from, "
         f"{len(split.labelled):,} labelled, {len(split.holdout):,} held out, "
         f"{len(split.test):,} in a test split, {len(photos.skipped):,} files skipped\n"
         f"model       {config.arch} ({config.stem} stem), {encoder_size / 1e6:.1f} M weights; "
         f"{trained / 1e6:.1f} M with the heads on {', '.join(model.outputs)}\n"
-        f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step\n"
+        f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step"
+        f"{of_photos}\n"
         f"views       {config.image_size} px from {config.stored_side} px, recipe {config.recipe}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
         f"= {total_steps:,} steps, {warmup_steps:,} of warm-up\n"
@@ -136,16 +152,38 @@ def main(argv: list[str] | None = None) -> None:
         }
         checkpoint.save(run_dir / "last.pt", checkpoint.TRAINING, content)
 
+    def log(
+        done: int, lr: float, tau: float, speed: float, means: Callable[[], list[list[float]]]
+    ) -> None:
+        losses, spreads = means()
+        loss = sum(w * part for w, part in zip(weights, losses, strict=True))
+        if not math.isfinite(loss):
+            stop_training("the loss is", done)
+        epoch = done / steps_per_epoch
+        metrics.write(
+            step=done,
+            epoch=round(epoch, 4),
+            loss=loss,
+            lr=lr,
+            tau=tau,
+            images_per_second=speed,
+            spread=spreads[0],
+            **by_output("loss", model.outputs, losses),
+            **by_output("spread", model.outputs, spreads),
+        )
+        about = f"epoch {epoch:.1f}, loss {loss:.3f}, {speed:.0f} images/s"
+        bar.set_postfix_str(about, refresh=False)
+
     # ---- the loop
     model.train()
-    loss_weights = torch.tensor(loss_weights, device=device)
-    losses, spreads = [], []
+    loss_weights = torch.tensor(weights, device=device) / config.accumulate
+    results, waiting = [], []
     started = since = time.perf_counter()
     todo = range(first_step, total_steps)
     bar = progress(total_steps, "step", first_step)
     with Interrupt() as stop, metrics, bar:
-        for step, chosen, images in batches(
-            photos.images, rows, config.batch_size, config.seed, todo, device
+        for step, chosen, stored in batches(
+            images, rows, config.batch_size, config.seed, todo, device
         ):
             lr = lr_at(step, total_steps, warmup_steps, peak_lr)
             tau = tau_at(step, total_steps, config.tau0)
@@ -153,19 +191,13 @@ def main(argv: list[str] | None = None) -> None:
 
             optimizer.zero_grad(set_to_none=True)
             for at in range(0, config.batch_size, piece):
-                part, indices = images[at : at + piece], chosen[at : at + piece]
+                part, indices = stored[at : at + piece], chosen[at : at + piece]
                 view1 = augment1(part, photos.sizes[indices], indices, step)  # (N, 3, S, S)
                 view2 = augment2(part, photos.sizes[indices], indices, step)
-                with autocast(device, amp):
-                    terms = model.terms(view1, view2)
-                for number, term in enumerate(terms):  # one after the other, to save memory
-                    with autocast(device, amp):
-                        parts, spread = model.term(*term)  # (P,) each: one for each output
-                    loss = parts @ loss_weights
-                    scaler.scale(loss / config.accumulate).backward()
-                    losses.append(torch.cat([loss.detach()[None], parts.detach()]))
-                    if number == 0:
-                        spreads.append(spread)
+                losses, spreads = model.backward(  # (P,) each: one for each output
+                    view1, view2, loss_weights, amp, scaler.scale
+                )
+                results.append(torch.stack([losses, spreads]))
             scaler.step(optimizer)
             scaler.update()
             model.update_target(tau)
@@ -175,28 +207,14 @@ def main(argv: list[str] | None = None) -> None:
             stopping = stop.asked
             bar.update()
             if done % config.log_every == 0 or epoch_ends or stopping:
-                total = torch.stack(losses).sum(0) / len(spreads)  # a spread for each piece
-                mean_loss, *part_losses = total.tolist()
-                part_spreads = torch.stack(spreads).mean(0).tolist()
-                if not math.isfinite(mean_loss):
-                    stop_training("the loss is", done)
                 now = time.perf_counter()
-                speed = len(spreads) * piece / (now - since)
-                metrics.write(
-                    step=done,
-                    epoch=round(done / steps_per_epoch, 4),
-                    loss=mean_loss,
-                    lr=lr,
-                    tau=tau,
-                    images_per_second=speed,
-                    spread=part_spreads[0],
-                    **by_output("loss", model.outputs, part_losses),
-                    **by_output("spread", model.outputs, part_spreads),
-                )
-                epoch = done / steps_per_epoch
-                about = f"epoch {epoch:.1f}, loss {mean_loss:.3f}, {speed:.0f} images/s"
-                bar.set_postfix_str(about, refresh=False)
-                losses, spreads, since = [], [], now
+                speed = len(results) * piece / (now - since)
+                means = read_later(torch.stack(results).mean(0))
+                waiting.append((done, lr, tau, speed, means))
+                results, since = [], now
+                # a GPU's results are read when the next are due, so that it is not waited for
+                while waiting and (len(waiting) > 1 or epoch_ends or stopping):
+                    log(*waiting.pop(0))
             if epoch_ends or stopping:
                 before = time.perf_counter()
                 save_state(done)

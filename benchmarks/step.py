@@ -21,8 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from byol import small_maps
+from byol.compiled import compile_encoders
 from byol.config import PretrainConfig
-from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
+from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder
 from byol.learner import BYOL
 from byol.optim import build_optimizer, parameter_groups, set_lr
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     keep = "what the training scripts do; --no-keep shows what it brings"
     parser.add_argument("--keep", action=argparse.BooleanOptionalAction, default=True, help=keep)
+    parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
     args = parser.parse_args()
 
     device = pick_device(args.device)
@@ -51,25 +53,26 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def stepper(one_pass: bool, max_side: int, taps: dict[str, int] | None = None):
+    def stepper(
+        one_pass: bool, max_side: int, taps: dict[str, int] | None = None, compiled: bool = False
+    ):
         torch.manual_seed(0)
         model = BYOL(Encoder(), hidden_dim=args.hidden_dim, one_pass=one_pass, taps=taps)
         model.to(device, memory_format=torch.channels_last)
         optimizer = build_optimizer("sgd", parameter_groups(model), 5e-4)
         set_lr(optimizer, 0.01)
 
+        if compiled and (problem := compile_encoders(model, *shape[::3], amp)):
+            sys.exit(f"compiling failed: {problem}")
+        weights = torch.ones(len(model.outputs), device=device)
+
         def seconds_of_a_step() -> float:
-            small_maps.MAX_SIDE = max_side
             start = now()
-            optimizer.zero_grad()
-            with autocast(device, amp):
-                terms = model.terms(*views)
-            for term in terms:
-                with autocast(device, amp):
-                    losses, _ = model.term(*term)
-                losses.sum().backward()
-            optimizer.step()
-            model.update_target(0.99)
+            with small_maps.up_to(max_side):
+                optimizer.zero_grad()
+                model.backward(*views, weights, amp)
+                optimizer.step()
+                model.update_target(0.99)
             return now() - start
 
         return seconds_of_a_step
@@ -81,6 +84,8 @@ def main() -> None:
     }
     if device.type == "cpu":
         variants["plain_convolutions"] = stepper(True, 0)
+    if args.compile:
+        variants["compiled"] = stepper(False, 0, compiled=True)
     times = {name: [] for name in variants}
     for turn in range(args.rounds + 1):
         for name, step in variants.items():

@@ -5,8 +5,9 @@
 
 Takes steps as train_byol.py does, in turn with bare steps on views that are already made. Reports
 images/s of both (medians of a step), their ratio, and the parts of a step: waiting for photos,
-augmenting, forward and backward, optimizer and moving average. On CUDA the parts are timed by
-events, the copy to the card is on the reader's thread. Without --data the photos are noise.
+augmenting, forward and backward, optimizer and moving average; and apart from them what reading
+and copying a batch takes, which a thread does ahead of use. On CUDA all are timed by events.
+Without --data the photos are noise.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from byol import small_maps
 from byol.augment import RECIPES, two_views
+from byol.compiled import compile_encoders
 from byol.config import PretrainConfig
-from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
+from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import ARCHITECTURES, STEMS, Encoder
 from byol.learner import BYOL
-from byol.loader import batches
+from byol.loader import batches, gather, put_on_device
+from byol.memory import estimate_step_bytes
 from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
 from data import open_photos
@@ -81,6 +85,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="of each kind, a round")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--photos-in", choices=("host", "device"), default="host")
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
 
     device = pick_device(args.device)
@@ -99,26 +105,28 @@ def main() -> None:
     torch.manual_seed(0)
     one_pass = device.type == "cpu" and batch * size**2 <= MOST_PIXELS
     model = BYOL(Encoder(args.arch, args.stem), args.hidden_dim, one_pass=one_pass)
+    estimate = estimate_step_bytes(model, size, batch, args.optimizer, amp, device)
     model.to(device, memory_format=torch.channels_last)
     optimizer = build_optimizer(args.optimizer, parameter_groups(model), 1e-6, amp == torch.float16)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     set_lr(optimizer, 0.01)
+    weights = torch.ones(1, device=device)
+    if args.compile and (problem := compile_encoders(model, batch, size, amp)):
+        sys.exit(f"compiling failed: {problem}")
+    if args.photos_in == "device":
+        images = put_on_device(images, device)
     augment1, augment2 = two_views(args.recipe, size, defaults.mean, defaults.std, 0)
 
     def train(view1: torch.Tensor, view2: torch.Tensor, clock: Clock) -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(device, amp):
-            terms = model.terms(view1, view2)
-        for term in terms:
-            with autocast(device, amp):
-                losses, _ = model.term(*term)
-            scaler.scale(losses.sum()).backward()
+        model.backward(view1, view2, weights, amp, scaler.scale)
         clock.mark()
         scaler.step(optimizer)
         scaler.update()
         model.update_target(0.99)
         clock.mark()
 
+    copies: list[float] = []  # in the loop the reader's thread makes them ahead of use
     whole: dict[str, list[float]] = {part: [] for part in PARTS}
     bare: dict[str, list[float]] = {part: [] for part in PARTS[2:]}
     rows = np.arange(len(images))
@@ -137,7 +145,12 @@ def main() -> None:
             if turn and number:  # a round's first step waits for its first read
                 for name, seconds in zip(PARTS, clock.seconds(), strict=True):
                     whole[name].append(seconds)
-        for _ in range(args.steps):
+        for number in range(args.steps):
+            clock = Clock(device)
+            clock.mark()
+            gather(images, (chosen + number) % len(images), device)
+            clock.mark()
+            copies += clock.seconds()
             clock = Clock(device)
             clock.mark()
             train(view1, view2, clock)
@@ -148,13 +161,12 @@ def main() -> None:
     whole_step = statistics.median(sum(parts) for parts in zip(*whole.values(), strict=True))
     bare_step = statistics.median(sum(parts) for parts in zip(*bare.values(), strict=True))
     medians = {name: statistics.median(values) for name, values in whole.items()}
-    with FlopCounterMode(display=False) as counter, autocast(device, amp):
-        model(view1[:2], view2[:2])[0].sum().backward()
+    medians["read_and_copy_in_its_thread"] = statistics.median(copies)
+    memory = peak_memory(device)
+    with FlopCounterMode(display=False) as counter, small_maps.up_to(0):
+        model.backward(view1[:2], view2[:2], weights, amp)
     flops = counter.get_total_flops() / 2
-    if device.type == "cuda":
-        name, memory = torch.cuda.get_device_name(device), torch.cuda.max_memory_reserved(device)
-    else:  # of the process, in KiB on Linux
-        name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     peak = next((value for key, value in PEAK.items() if key in name), None) if amp else None
     result = {
         "images_per_second": round(batch / whole_step, 1),
@@ -166,6 +178,7 @@ def main() -> None:
             (medians["wait_for_photos"] + medians["augment"]) / whole_step, 3
         ),
         "peak_memory_gib": round(memory / 2**30, 2),
+        "estimated_memory_gib": round(estimate / 2**30, 2),
         "gflops_per_image": round(flops / 1e9, 2),
         "teraflops_per_second": round(flops * batch / whole_step / 1e12, 2),
         "share_of_peak": peak and round(flops * batch / whole_step / peak, 3),
@@ -177,6 +190,13 @@ def main() -> None:
         "commit": commit(),
     }
     print(json.dumps(result))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes reserved on a card; on the CPU those of the process, mapped files included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
 
 
 def commit() -> str:

@@ -25,6 +25,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MAX_SEED = 2**63 - 1
 AMP = ("auto", "bf16", "fp16", "off")
 LOSSES = ("classic", "multi")
+PLACES = ("auto", "host", "device")
 FEATURES = ("avgpool", "combined", "combined-plain")
 
 
@@ -110,6 +111,10 @@ class PretrainConfig(Shared):
     )
     hidden_dim: int = option(4096, "hidden width of projector and predictor", low=1)
     projection_dim: int = option(256, "output width of projector and predictor", low=2)
+    photos_in: str = option(
+        "auto", "memory for the packed photos; auto: a GPU's, where they fit", choices=PLACES
+    )
+    compile: bool = option(False, "let torch.compile make the networks' code")
     log_every: int = option(10, "steps between two lines of metrics.jsonl", low=1)
     run_dir: str = option("runs/byol", "folder for config, metrics and checkpoints")
     out: str = option("byol.pt", "file for the finished encoder")

@@ -71,12 +71,13 @@ def keep_freed_memory() -> None:
     """Let the C library keep what is freed instead of giving it back, where it is glibc.
 
     A step on the CPU allocates and frees the same large arrays each time; fetching their pages anew
-    from the system costs up to half of it (see benchmarks/README.md). The peak stays the same.
+    from the system costs up to half of it (see benchmarks/README.md). The peak grows by a few per
+    cent at most.
     """
-    trim_threshold, mmap_threshold = -1, -3  # names of mallopt(3)
+    trim_threshold, most_mappings = -1, -4  # names of mallopt(3)
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that it takes
+        libc.mallopt(most_mappings, 0)  # a mapping is given back when it is freed
     except (OSError, AttributeError):
         pass

@@ -51,8 +51,8 @@ class Encoder(ResNet):
         widths that `widths` tells; a map is flattened channel by channel.
         """
         inner = {}
-        x = self.relu(self.bn1(self.conv1(images)))
-        x = self.maxpool(x)  # (N, 64, H/4, W/4); with the cifar stem (N, 64, H, W)
+        x = self.maxpool(self.bn1(self.conv1(images)))  # ReLU after it: the same, on fewer numbers
+        x = self.relu(x)  # (N, 64, H/4, W/4); with the cifar stem (N, 64, H, W)
         for stage in STAGES:
             for number, block in enumerate(getattr(self, stage)):
                 x = block(x)

@@ -10,10 +10,13 @@ takes no gradient: after each optimizer step it moves a little towards the onlin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from byol.device import autocast
 from byol.ema import ema_update, frozen_copy
 from byol.encoder import Encoder
 from byol.heads import mlp_head
@@ -82,9 +85,7 @@ class BYOL(nn.Module):
     def terms(self, view1: Tensor, view2: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         """What `term` takes for each term of the loss: a view, and its targets from the other.
 
-        The terms share no activations, so each can be sent back before the next is computed: the
-        gradients add up to those of their sum, and half of the memory is enough. In one pass both
-        terms come together.
+        The terms share no activations; in one pass both come together.
         """
         views = [torch.cat([view1, view2])] if self.one_pass else [view1, view2]
         with torch.no_grad():
@@ -111,6 +112,30 @@ class BYOL(nn.Module):
             losses.append(regression_loss(prediction, targets[number]).sum() / count)
             spreads.append(spread(projection[:count]))
         return torch.stack(losses), torch.stack(spreads)
+
+    def backward(
+        self,
+        view1: Tensor,
+        view2: Tensor,
+        weights: Tensor,
+        amp: torch.dtype | None,
+        scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradient of scale(losses @ weights) to the parameters': what `forward` returns.
+
+        Each term is sent back before the next is computed: the gradients add up to those of their
+        sum, and half of the activations have to be kept. `amp` is the type of mixed precision,
+        None for float32; weights are (P,).
+        """
+        with autocast(view1.device, amp):
+            terms = self.terms(view1, view2)
+        results = []
+        for term in terms:
+            with autocast(view1.device, amp):
+                losses, spreads = self.term(*term)
+            scale(losses @ weights).backward()
+            results.append((losses.detach(), spreads))
+        return sum(losses for losses, _ in results), results[0][1]
 
     def update_target(self, tau: float) -> None:
         """Move the target towards the online network. Call it after `optimizer.step()`."""

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from byol.image_ops import to_device
+
 
 @lru_cache(maxsize=2)
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -23,34 +25,62 @@ def positions_at(step: int, count: int, batch_size: int, seed: int) -> np.ndarra
     return epoch_order(count, seed, epoch)[batch * batch_size : (batch + 1) * batch_size]
 
 
-def gather(images: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+def gather(images: np.ndarray | Tensor, rows: np.ndarray, device: torch.device) -> Tensor:
     """Stored photos (uint8, N x 3 x S x S) of `rows`, as a tensor on the device.
 
-    For CUDA the copy goes through pinned memory and does not wait.
+    `images` are an array on the host or a tensor on the device. For CUDA what is copied goes
+    through pinned memory, and nothing waits.
     """
-    batch = torch.from_numpy(images[rows])
-    if device.type == "cuda":
-        return batch.pin_memory().to(device, non_blocking=True)
-    return batch
+    if isinstance(images, Tensor):
+        return images.index_select(0, to_device(rows, device))
+    pinned = device.type == "cuda"
+    batch = torch.empty((len(rows), *images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+    np.take(images, rows, axis=0, out=batch.numpy(), mode="clip")  # "raise" would copy once more
+    return batch.to(device, non_blocking=True)
+
+
+def put_on_device(images: np.ndarray, device: torch.device) -> Tensor:
+    """All stored photos as one tensor on the device, for which there must be room."""
+    stored = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for at in range(0, len(images), 1024):
+        part = slice(at, at + 1024)
+        stored[part] = torch.from_numpy(np.array(images[part]))
+    return stored
 
 
 def batches(
-    images: np.ndarray,
+    images: np.ndarray | Tensor,
     rows: np.ndarray,
     batch_size: int,
     seed: int,
     steps: range,
     device: torch.device,
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
-    """(step, rows, photos) for each step, with the next batch read while this one is used."""
+    """(step, rows, photos) for each step, with the next batch read while this one is used.
 
-    def read(step: int) -> tuple[int, np.ndarray, Tensor]:
+    On CUDA it is copied by a stream of its own, and at most two steps are queued.
+    """
+    cuda = device.type == "cuda"
+    copying = torch.cuda.Stream(device) if cuda else None
+
+    def read(step: int, free: torch.cuda.Event | None):
+        """Once `free` has happened, the batch of `step` and the event of its arrival."""
         chosen = rows[positions_at(step, len(rows), batch_size, seed)]
-        return step, chosen, gather(images, chosen, device)
+        if not cuda:
+            return chosen, gather(images, chosen, device), None
+        if free:
+            free.synchronize()  # it is this thread that waits, not the one that trains
+        with torch.cuda.stream(copying):
+            return chosen, gather(images, chosen, device), copying.record_event()
 
     with ThreadPoolExecutor(1) as reader:
         following = None
         for step in steps:
-            current = following or reader.submit(read, step)
-            following = reader.submit(read, step + 1) if step + 1 in steps else None
-            yield current.result()
+            current = following or reader.submit(read, step, None)
+            end = torch.cuda.current_stream(device).record_event() if cuda else None
+            following = reader.submit(read, step + 1, end) if step + 1 in steps else None
+            chosen, batch, arrival = current.result()
+            if cuda:
+                torch.cuda.current_stream(device).wait_event(arrival)
+                batch.record_stream(torch.cuda.current_stream(device))
+            yield step, chosen, batch

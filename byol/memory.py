@@ -2,49 +2,83 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from contextlib import nullcontext
 
-from byol.device import autocast
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from byol import small_maps
+from byol.learner import BYOL
 
 _OPTIMIZER_COPIES = {"lars": 1, "sgd": 1, "adamw": 2}
 
 
 def estimate_step_bytes(
-    model: nn.Module, image_size: int, batch: int, optimizer: str, amp: torch.dtype | None
+    model: BYOL,
+    image_size: int,
+    batch: int,
+    optimizer: str,
+    amp: torch.dtype | None,
+    device: torch.device,
 ) -> int:
-    """Bytes of weights, gradients, optimizer state, views and saved activations of one step.
+    """The most bytes that weights, optimizer state, views and all arrays of a step take at a time.
 
-    A term of `model`'s loss, on the CPU, is computed for two images and for four; what autograd
-    saves for the two more is scaled to `batch`. The BatchNorm buffers are left as they were.
+    Forward and backward pass are run on the CPU, for two images and for four. After each operation
+    the bytes in use grow linearly with the batch, so both runs tell what `batch` will use there.
+    What libraries take for themselves is not in it. The model, still on the CPU, stays as it was.
     """
-    buffers = [b.clone() for b in model.buffers()]
-    two, four = (_saved_bytes(model, image_size, count, amp) for count in (2, 4))
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-
+    amp = amp and torch.bfloat16  # the CPU has no float16; it is as large
+    plain = small_maps.up_to(0) if device.type == "cuda" else nullcontext()
+    with plain:
+        two, four = (_bytes_in_use(model, image_size, count, amp) for count in (2, 4))
+    arrays = max(a + (b - a) * (batch - 2) // 2 for a, b in zip(two, four, strict=True))
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    per_weight = 4 + (0 if amp is None else 2)  # autocast keeps a 16-bit copy
-    state = weights * per_weight + trained * 4 * (1 + _OPTIMIZER_COPIES[optimizer])
-    activations = (four - two) * batch // 2
+    states = 4 * (weights + _OPTIMIZER_COPIES[optimizer] * trained)
     views = 2 * batch * 3 * image_size**2 * 4
-    return state + activations + views
+    return states + views + arrays
 
 
-def _saved_bytes(model: nn.Module, image_size: int, count: int, amp: torch.dtype | None) -> int:
-    """Bytes that autograd keeps for the backward pass of `count` images."""
-    saved: dict[int, int] = {}
+def free_bytes(device: torch.device) -> int:
+    """What this process may still take on a CUDA device, its own limit included."""
+    free, total = torch.cuda.mem_get_info(device)
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)  # new in 2.8
+    return min(free, int(fraction(device) * total) - torch.cuda.memory_reserved(device))
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
+def _bytes_in_use(model: BYOL, image_size: int, count: int, amp: torch.dtype | None) -> list[int]:
+    """After each operation of a step for `count` images, the bytes of the arrays it has made."""
+    buffers = [b.clone() for b in model.buffers()]
     views = torch.zeros(2, count, 3, image_size, image_size)
-    precision = autocast(torch.device("cpu"), amp and torch.bfloat16)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), precision:
-        term = model.terms(*views)[0]  # training sends one back before it computes the next
-        losses, _ = model.term(*term)  # their graph keeps every noted address in use
-    del losses
-    return sum(saved.values())
+    with _Watch([*model.parameters(), *model.buffers(), views]) as watch:
+        model.backward(*views, torch.ones(len(model.outputs)), amp)
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    model.zero_grad(set_to_none=True)
+    return watch.in_use
+
+
+class _Watch(TorchDispatchMode):
+    """Notes after each operation how many bytes its outputs and earlier ones still take.
+
+    `before` are tensors that do not count.
+    """
+
+    def __init__(self, before: list[torch.Tensor]):
+        super().__init__()
+        self.before = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in before}
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.in_use: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.alive = {key: kept for key, kept in self.alive.items() if not kept[0].expired()}
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                reference = StorageWeakRef(storage)
+                if reference.cdata not in self.before:
+                    self.alive[reference.cdata] = reference, storage.nbytes()
+        self.in_use.append(sum(size for _, size in self.alive.values()))
+        return result

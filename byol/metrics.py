@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from byol.checkpoint import write_atomically
@@ -25,6 +27,24 @@ def progress(total: int, unit: str, initial: int = 0) -> tqdm:
     return tqdm(
         total=total, initial=initial, unit=unit, mininterval=30, maxinterval=60, bar_format=form
     )
+
+
+def read_later(tensor: torch.Tensor) -> Callable[[], list]:
+    """Start to copy `tensor` to the host; the function returned gives its values as lists.
+
+    On CUDA it waits for the work queued until now, and for none that is queued after it.
+    """
+    if not tensor.is_cuda:
+        return tensor.tolist
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    arrived = torch.cuda.current_stream(tensor.device).record_event()
+
+    def values() -> list:
+        arrived.synchronize()
+        return copy.tolist()
+
+    return values
 
 
 def read_jsonl(path: str | Path) -> list[dict]:

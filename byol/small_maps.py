@@ -7,11 +7,25 @@ written as a product of patches and weights take a fraction of that.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_SIDE = 4  # of the output map; above it the convolution is the faster one
+MAX_SIDE = 5  # of the output map; above it the convolution is the faster one
+
+
+@contextmanager
+def up_to(side: int) -> Iterator[None]:
+    """Take products for maps up to `side` x `side`, in place of MAX_SIDE; 0 is for none."""
+    global MAX_SIDE
+    before, MAX_SIDE = MAX_SIDE, side
+    try:
+        yield
+    finally:
+        MAX_SIDE = before
 
 
 class PatchConv2d(nn.Conv2d):
@@ -24,7 +38,8 @@ class PatchConv2d(nn.Conv2d):
         """(N, C, H, W) -> (N, O, H', W')."""
         pad, stride, kernel = self.padding[0], self.stride[0], self.kernel_size[0]
         height, width = ((s + 2 * pad - kernel) // stride + 1 for s in x.shape[2:])
-        if x.device.type != "cpu" or max(height, width) > MAX_SIDE:
+        small = x.device.type == "cpu" and max(height, width) <= MAX_SIDE
+        if not small or torch.compiler.is_compiling():  # compiling all the slices takes too long
             return super().forward(x)
         rows = _offsets(kernel, pad, stride, x.shape[2], height)
         columns = _offsets(kernel, pad, stride, x.shape[3], width)

@@ -94,8 +94,8 @@ def test_accuracy_counts():
 def test_memory_estimate_grows_with_the_batch_and_leaves_the_model_alone():
     model = BYOL(Encoder(), 64, 32)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    small = estimate_step_bytes(model, 32, 8, "sgd", None)
-    large = estimate_step_bytes(model, 32, 64, "sgd", None)
+    small = estimate_step_bytes(model, 32, 8, "sgd", None, torch.device("cpu"))
+    large = estimate_step_bytes(model, 32, 64, "sgd", None, torch.device("cpu"))
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
     weights = 4 * sum(p.numel() for p in model.parameters())

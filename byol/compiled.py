@@ -1,0 +1,34 @@
+"""torch.compile for the encoders, with a way back."""
+
+from __future__ import annotations
+
+import torch
+
+from byol.learner import BYOL
+
+
+def compile_encoders(
+    model: BYOL, batch: int, image_size: int, amp: torch.dtype | None
+) -> str | None:
+    """Have both encoders compiled for `batch` images; None, or in a line why they stay plain.
+
+    The compiler works at the first call, which is made here, on noise. It leaves the model as it
+    was. Compiling takes a minute or so.
+    """
+    encoders = model.encoder, model.target_encoder
+    device = next(model.parameters()).device
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    for encoder in encoders:
+        encoder.outputs = torch.compile(encoder.outputs, dynamic=False)
+    try:
+        noise = torch.randn(2, batch, image_size, image_size, 3, device=device)
+        model.backward(*noise.movedim(-1, 2), torch.ones(len(model.outputs), device=device), amp)
+        problem = None
+    except Exception as error:  # a compiler fails in many ways
+        for encoder in encoders:
+            del encoder.outputs  # the plain method is still there
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    model.zero_grad(set_to_none=True)
+    return problem
