@@ -185,7 +185,8 @@ def read_tar(path: Path) -> Iterator[Item]:
             _open_stream(path) as stream,
             tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictHeader) as archive,
         ):
-            for info in archive:
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # it keeps the headers of all
                 name = _clean(info.name)
                 if info.isdir() or not _is_image(name):
                     continue
