@@ -73,9 +73,11 @@ def walk_folder(root: Path, inside: str = "") -> Iterator[_File]:
 
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        within = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = inside if within == "." else f"{inside}{within}/"
         for file in sorted(files):
             path = os.path.join(folder, file)
-            name = inside + os.path.relpath(path, root).replace(os.sep, "/")
+            name = prefix + file
             if not _is_image(name):
                 continue
             try:
