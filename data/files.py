@@ -73,9 +73,11 @@ def walk_folder(root: Path, inside: str = "") -> Iterator[_File]:
 
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        within = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = inside if within == "." else f"{inside}{within}/"
         for file in sorted(files):
             path = os.path.join(folder, file)
-            name = inside + os.path.relpath(path, root).replace(os.sep, "/")
+            name = prefix + file
             if not _is_image(name):
                 continue
             try:
@@ -185,7 +187,8 @@ def read_tar(path: Path) -> Iterator[Item]:
             _open_stream(path) as stream,
             tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictHeader) as archive,
         ):
-            for info in archive:
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # it keeps the headers of all
                 name = _clean(info.name)
                 if info.isdir() or not _is_image(name):
                     continue

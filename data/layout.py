@@ -27,33 +27,37 @@ SPLIT = re.compile(
 
 def classify(names: list[str]) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Labels (N,) int64 with -1 for none, the sorted class names, and is_test (N,) bool."""
-    folders = [name.split("/")[:-1] for name in names]
-    is_test = np.zeros(len(names), bool)
+    numbers: dict[str, int] = {}  # of each folder that holds images, "a/b/"
+    folder_of = np.array(
+        [numbers.setdefault(name[: name.rfind("/") + 1], len(numbers)) for name in names], np.int64
+    )
+    folders = [folder.split("/")[:-1] for folder in numbers]
+    is_test = np.zeros(len(folders), bool)
     changed = True
     while changed:
         changed = False
         tops: dict[str, list[int]] = defaultdict(list)
-        for row, path in enumerate(folders):
+        for number, path in enumerate(folders):
             if path:
-                tops[path[0]].append(row)
+                tops[path[0]].append(number)
         plain = [top for top in tops if top.lower() not in UNLABELLED and not SPLIT.fullmatch(top)]
-        for top, rows in tops.items():
+        for top, inside in tops.items():
             split = SPLIT.fullmatch(top)
             if top.lower() in UNLABELLED:
                 strip = None
             elif split:
-                if split[1] and plain and any(len(folders[row]) == 1 for row in rows):
+                if split[1] and plain and any(len(folders[i]) == 1 for i in inside):
                     continue
                 strip = 1
-                is_test[rows] |= not split[1]
+                is_test[inside] |= not split[1]
             elif len(tops) == 1:
                 strip = 1
             else:
                 continue
             changed = True
-            for row in rows:
-                folders[row] = folders[row][strip:] if strip else []
+            for i in inside:
+                folders[i] = folders[i][strip:] if strip else []
     classes = sorted({path[0] for path in folders if path})
     index = {name: label for label, name in enumerate(classes)}
-    labels = [index[path[0]] if path else -1 for path in folders]
-    return np.array(labels, dtype=np.int64), classes, is_test
+    labels = np.array([index[path[0]] if path else -1 for path in folders], np.int64)
+    return labels[folder_of], classes, is_test[folder_of]

@@ -1,4 +1,4 @@
-"""Decode a source once into one file of raw pixels, which every later run maps into memory."""
+"""Decode a source once into files of raw arrays, which every later run maps into memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import secrets
 import shutil
 import sys
 import time
+from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +22,33 @@ import numpy as np
 from tqdm import tqdm
 
 from byol.errors import UserError
+from data.columns import read_array, read_texts, write_array, write_file, write_texts
 from data.decode import BadImage
 from data.files import Item, Loaded, printable
 from data.layout import classify
 from data.sources import DATA_DIR, Source, find_source
 
-PACK_VERSION = 1  # raise it whenever decoding, names or the files below change
+PACK_VERSION = 2  # raise it whenever decoding, names or the files below change
 MAX_BROKEN = 0.1
 STALE_S = 24 * 3600
 TEMPORARY = ".tmp-"
+FILES = (  # of a pack, beside manifest.json
+    "images.npy",
+    "labels.npy",
+    "is_test.npy",
+    "sizes.npy",
+    "by_name.npy",
+    "names.npy",
+    "names_ends.npy",
+    "skipped.npy",
+    "skipped_ends.npy",
+    "skipped.txt",  # the same for people
+)
 
 
 @dataclass
 class Photos:
-    """All usable images of a source at one size, as read from its pack.
+    """All usable images of a source at one size, as mapped from its pack.
 
     images: uint8 memory map (N, 3, S, S), RGB planes, read-only
     names: '/'-separated path of each image inside the source
@@ -45,17 +59,19 @@ class Photos:
     skipped: (name, reason) of each file that could not be used
     source: what was asked for
     fingerprint: SHA-256 over the sorted names, the same on every machine
+    by_name: int64 (N,), all rows in the order of their names
     """
 
     images: np.ndarray
-    names: list[str]
+    names: Sequence[str]
     labels: np.ndarray
     classes: list[str]
     is_test: np.ndarray
     sizes: np.ndarray
-    skipped: list[tuple[str, str]]
+    skipped: Sequence[tuple[str, str]]
     source: str
     fingerprint: str
+    by_name: np.ndarray
 
 
 def open_photos(source: str, store_size: int, *, progress: bool = True) -> Photos:
@@ -79,7 +95,7 @@ def open_photos(source: str, store_size: int, *, progress: bool = True) -> Photo
             raise UserError(f"the pack in {final} cannot be read back; check that disk")
     if photos.skipped:
         count = len(photos.names) + len(photos.skipped)
-        more = f"see {final / 'manifest.json'}"
+        more = f"see {final / 'skipped.txt'}"
         print(
             f"skipped {len(photos.skipped):,} of {count:,} files: {_tell(photos.skipped, more)}",
             file=sys.stderr,
@@ -91,31 +107,25 @@ def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
     """The pack in `folder`, or None where there is none or it is damaged."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="ascii"))
-        names = manifest["names"]
-        if (folder / "images.npy").stat().st_size != manifest["images_bytes"]:
-            return None
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        photos = Photos(
-            images=images,
-            names=names,
-            labels=np.array(manifest["labels"], np.int64),
+        n = manifest["count"]
+        shape = (n, 3, store_size, store_size)
+        for name in FILES:
+            if (folder / name).stat().st_size != manifest["bytes"][name]:
+                return None
+        return Photos(
+            images=read_array(folder / "images.npy", np.uint8, shape, "r"),
+            names=read_texts(folder, "names", n),
+            labels=read_array(folder / "labels.npy", np.int64, (n,)),
             classes=manifest["classes"],
-            is_test=np.array(manifest["is_test"], bool),
-            sizes=np.array([manifest["heights"], manifest["widths"]], np.int32).T.copy(),
-            skipped=[(name, reason) for name, reason in manifest["skipped"]],
+            is_test=read_array(folder / "is_test.npy", np.bool_, (n,)),
+            sizes=read_array(folder / "sizes.npy", np.int32, (n, 2)),
+            skipped=read_texts(folder, "skipped", manifest["skipped"], 2),
             source=source,
             fingerprint=manifest["fingerprint"],
+            by_name=read_array(folder / "by_name.npy", np.int64, (n,)),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    n = len(names)
-    whole = (
-        images.shape == (n, 3, store_size, store_size)
-        and images.dtype == np.uint8
-        and photos.sizes.shape == (n, 2)
-        and len(photos.labels) == len(photos.is_test) == n
-    )
-    return photos if whole else None
 
 
 def _pack(found: Source, source: str, store_size: int, final: Path, progress: bool) -> None:
@@ -170,8 +180,9 @@ def _remove_stale(cache: Path) -> None:
 
 
 def _fill(found: Source, source: str, store_size: int, folder: Path, progress: bool) -> None:
-    """Write images.npy and manifest.json of `found` into `folder`."""
-    loaded: list[Loaded] = []
+    """Write the `FILES` and manifest.json of `found` into `folder`."""
+    names: list[str] = []
+    sizes = array("i")  # height, width, height, width, ...
     skipped: list[tuple[str, str]] = []
     with (
         open(folder / "images.npy", "wb") as file,
@@ -189,39 +200,39 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
             bar.update()
             if isinstance(result, Loaded):
                 file.write(result.pixels)
-                loaded.append(result._replace(pixels=None))
+                names.append(result.name)
+                sizes.extend((result.height, result.width))
             else:
                 skipped.append(result)
         file.seek(0)
-        file.write(_npy_header(len(loaded), store_size))
+        file.write(_npy_header(len(names), store_size))
         file.flush()
         os.fsync(file.fileno())
-        size = file.seek(0, os.SEEK_END)
-    _refuse_broken(source, len(loaded), skipped)
+    _refuse_broken(source, len(names), skipped)
 
-    names = [item.name for item in loaded]
     labels, classes, is_test = classify(names)
-    joined = "\0".join(sorted(names)).encode("utf-8", "surrogatepass")
+    by_name = sorted(range(len(names)), key=names.__getitem__)
+    joined = "\0".join(names[row] for row in by_name).encode("utf-8", "surrogatepass")
+    write_array(folder / "labels.npy", labels)
+    write_array(folder / "is_test.npy", is_test)
+    write_array(folder / "sizes.npy", np.array(sizes, np.int32).reshape(-1, 2))
+    write_array(folder / "by_name.npy", np.array(by_name, np.int64))
+    write_texts(folder, "names", names)
+    write_texts(folder, "skipped", (text for pair in skipped for text in pair))
+    lines = (f"{printable(name)}: {printable(reason)}\n" for name, reason in skipped)
+    write_file(folder / "skipped.txt", "".join(lines).encode())
     manifest = {
         "version": PACK_VERSION,
         "source": source,
         "identity": found.identity,
         "store_size": store_size,
-        "images_bytes": size,
+        "count": len(names),
+        "skipped": len(skipped),
         "fingerprint": hashlib.sha256(joined).hexdigest(),
         "classes": classes,
-        "skipped": skipped,
-        "names": names,
-        "labels": labels.tolist(),
-        "is_test": is_test.astype(int).tolist(),
-        "heights": [item.height for item in loaded],
-        "widths": [item.width for item in loaded],
+        "bytes": {name: (folder / name).stat().st_size for name in FILES},
     }
-    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in manifest.items())
-    with open(folder / "manifest.json", "w", encoding="ascii") as file:
-        file.write("{\n" + lines + "\n}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_file(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode("ascii"))
 
 
 def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, str]]:
@@ -267,7 +278,7 @@ def _refuse_broken(source: str, kept: int, skipped: list[tuple[str, str]]) -> No
         )
 
 
-def _tell(skipped: list[tuple[str, str]], more: str) -> str:
+def _tell(skipped: Sequence[tuple[str, str]], more: str) -> str:
     """The first three skipped files with their reasons, safe to print."""
     first = ", ".join(f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:3])
     return first + (f" and {len(skipped) - 3:,} more, {more}" if len(skipped) > 3 else "")

@@ -7,13 +7,18 @@ sha256(f"{seed}:{purpose}:{name}"), so every machine and every order of the pack
 from __future__ import annotations
 
 import hashlib
+import heapq
+import io
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from byol.checkpoint import write_atomically
 from byol.errors import UserError
-from byol.metrics import write_json
 from data.files import printable
 from data.pack import Photos
 
@@ -34,19 +39,26 @@ class Split:
     label_seed: int = 0
     source: str = ""
     fingerprint: str = ""
-    names: list[str] = field(default_factory=list, repr=False)
+    names: Sequence[str] = field(default_factory=list, repr=False)
 
     def save(self, path: str | Path) -> None:
         """Write the names of each part and the seeds as JSON, all or nothing."""
-        content: dict[str, object] = {
+        about = {
             "source": self.source,
             "fingerprint": self.fingerprint,
             "split_seed": self.split_seed,
             "label_seed": self.label_seed,
         }
+        text = io.BytesIO()  # as json.dump would write it, but name by name: there may be many
+        text.write(json.dumps(about, indent=2).removesuffix("\n}").encode())
         for part in ("labelled", "unlabelled", "holdout", "test"):
-            content[part] = [self.names[row] for row in getattr(self, part)]
-        write_json(path, content)
+            text.write(f',\n  "{part}": ['.encode())
+            for number, row in enumerate(getattr(self, part)):
+                comma = "," if number else ""
+                text.write(f"{comma}\n    {json.dumps(self.names[row])}".encode())
+            text.write(b"\n  ]" if len(getattr(self, part)) else b"]")
+        text.write(b"\n}\n")
+        write_atomically(path, text.getbuffer())
 
 
 def make_split(
@@ -71,10 +83,8 @@ def make_split(
     if holdout < 0:
         raise UserError(f"--holdout {holdout} is negative; give 0 or more")
     label_seed = split_seed if label_seed is None else label_seed
-    by_name = sorted(range(len(photos.names)), key=photos.names.__getitem__)
-    test = [row for row in by_name if photos.is_test[row]]
-    train = [row for row in by_name if not photos.is_test[row]]
-    if not train:
+    train = ~photos.is_test
+    if not train.any():
         raise UserError(
             f"--data {printable(photos.source)} has test images only; "
             "give a source with images to train on"
@@ -82,25 +92,25 @@ def make_split(
     if labels:
         _check_classes(photos, labels)
 
-    held = set(_draw(photos, train, holdout, split_seed, "holdout"))
-    left = [row for row in train if row not in held]
-    if not left:
+    held = _draw(photos, train, holdout, split_seed, "holdout")
+    left = train & ~held
+    if not left.any():
         raise UserError(
-            f"--holdout {holdout} leaves none of the {len(train):,} training images; lower it"
+            f"--holdout {holdout} leaves none of the {train.sum():,} training images; lower it"
         )
     if labels is None:
-        chosen = {row for row in left if photos.labels[row] >= 0}
+        chosen = left & (photos.labels >= 0)
     else:
-        chosen = set(_draw(photos, left, labels, label_seed, "labels"))
+        chosen = _draw(photos, left, labels, label_seed, "labels")
 
-    def rows(part: list[int]) -> np.ndarray:
-        return np.array(part, dtype=np.int64)
+    def rows(part: np.ndarray) -> np.ndarray:
+        return photos.by_name[part[photos.by_name]]
 
     return Split(
-        labelled=rows([row for row in left if row in chosen]),
-        unlabelled=rows([row for row in left if row not in chosen]),
-        holdout=rows([row for row in train if row in held]),
-        test=rows(test),
+        labelled=rows(chosen),
+        unlabelled=rows(left & ~chosen),
+        holdout=rows(held),
+        test=rows(photos.is_test),
         split_seed=split_seed,
         label_seed=label_seed,
         source=photos.source,
@@ -129,17 +139,21 @@ def _check_classes(photos: Photos, labels: int) -> None:
         )
 
 
-def _draw(photos: Photos, rows: list[int], count: int, seed: int, purpose: str) -> list[int]:
-    """The first `count` of `rows` by rank, balanced over the classes where there are any."""
+def _draw(photos: Photos, among: np.ndarray, count: int, seed: int, purpose: str) -> np.ndarray:
+    """The first `count` by rank, balanced over the classes where there are any.
+
+    `among` and the result are masks, bool (N,).
+    """
+    drawn = np.zeros(len(among), bool)
     if count == 0:
-        return []
+        return drawn
+    rows = np.flatnonzero(among)
     groups = [rows]
     if photos.classes:
-        groups = [[] for _ in photos.classes]
-        for row in rows:
-            if photos.labels[row] >= 0:
-                groups[photos.labels[row]].append(row)
-    drawn: list[int] = []
+        labels = photos.labels[rows]
+        rows, labels = rows[np.argsort(labels)], np.sort(labels)
+        cuts = np.searchsorted(labels, range(len(photos.classes) + 1))
+        groups = [rows[start:end] for start, end in pairwise(cuts)]
     for index, group in enumerate(groups):
         quota = count // len(groups) + (index < count % len(groups))
         if len(group) < quota:
@@ -148,7 +162,12 @@ def _draw(photos: Photos, rows: list[int], count: int, seed: int, purpose: str) 
                 f"--{purpose} {count} needs {quota:,} training images of {whose}, "
                 f"but only {len(group):,} are left; lower --{purpose}"
             )
-        drawn += sorted(group, key=lambda row: _rank(seed, purpose, photos.names[row]))[:quota]
+        if len(group) > quota > 0:
+            group = heapq.nsmallest(
+                quota, group, key=lambda row: _rank(seed, purpose, photos.names[row])
+            )
+        if quota:
+            drawn[group] = True
     return drawn
 
 

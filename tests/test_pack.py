@@ -15,6 +15,7 @@ from photo_files import pets, png, pngs, write_folder, write_zip
 
 from byol.errors import UserError
 from data import open_photos, pack
+from data.columns import write_array, write_texts
 from data.decode import decode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,13 +122,65 @@ def test_skipped_files_are_told_at_each_opening(cache, tmp_path, capsys):
         assert told.count("\n") == 1
 
 
+def test_rows_by_name(cache, tmp_path):
+    names = ["b/2.png", "b/10.png", "a/é.png", "a/z.png", "a/\U0001f600.png", "B/1.png", "a.png"]
+    photos = opened(write_zip(tmp_path / "a.zip", pngs(*names)))
+    assert photos.by_name.dtype == np.int64
+    assert photos.names == names
+    assert [photos.names[row] for row in photos.by_name] == sorted(names)
+
+
+def test_opening_does_not_read_in_proportion(cache, archive, packings):
+    """What holds 400,000 photos opens like what holds 20: its images are a hole in a file."""
+    opened(archive)
+    small, count = next(cache.iterdir()), 400_000
+    names = [f"PetImages/{'Cat' if i % 2 else 'Dog'}/{i:07}.png" for i in range(count)]
+    with open(small / "images.npy", "r+b") as file:
+        file.write(pack._npy_header(count, 8))
+        file.truncate(128 + count * 3 * 8 * 8)
+    for name, array in {
+        "labels": np.arange(count) % 2,
+        "is_test": np.zeros(count, bool),
+        "sizes": np.full((count, 2), 8, np.int32),
+        "by_name": np.arange(count),
+    }.items():
+        write_array(small / f"{name}.npy", array)
+    write_texts(small, "names", names)
+    write_texts(small, "skipped", (f"{i}" for i in range(count // 5)))
+    manifest = json.loads((small / "manifest.json").read_text())
+    manifest["bytes"] = {name: (small / name).stat().st_size for name in pack.FILES}
+    manifest.update(count=count, skipped=count // 10)
+    text = json.dumps(manifest)
+    (small / "manifest.json").write_text(text)
+
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        photos = opened(archive)
+        times.append(time.perf_counter() - start)
+    assert len(packings) == 1
+    assert len(photos.names) == len(photos.images) == len(photos.labels) == count
+    assert (photos.names[-1], photos.names[123_456]) == (names[-1], names[123_456])
+    assert photos.skipped[3] == ("6", "7")
+    assert len(text) < 2000
+    assert min(times) < 0.05  # about 0.002; parsing all of it as JSON takes 0.11
+
+
 def test_only_three_skipped_files_are_named(cache, tmp_path, capsys):
     content = {**pngs(*(f"{i}.png" for i in range(60))), **{f"x{i}.jpg": b"" for i in range(5)}}
     opened(write_zip(tmp_path / "a.zip", content))
     told = capsys.readouterr().err
     assert "x2.jpg (empty file) and 2 more, see " in told
-    manifest = json.loads(Path(told.split(", see ")[1].strip()).read_text())
-    assert len(manifest["skipped"]) == 5
+    lines = Path(told.split(", see ")[1].strip()).read_text().splitlines()
+    assert lines == [f"x{i}.jpg: empty file" for i in range(5)]
+
+
+def test_a_skipped_file_of_an_odd_name_has_one_line(cache, tmp_path):
+    root = write_folder(tmp_path / "in", pngs(*(f"{i}.png" for i in range(60))))
+    (root / "\udcff\x1b[31m\n.png").write_bytes(b"")
+    assert opened(root).skipped == [("\udcff\x1b[31m\n.png", "empty file")]
+    listed = (next(cache.iterdir()) / "skipped.txt").read_text()
+    assert listed == "\\udcff\\x1b[31m\\n.png: empty file\n"
 
 
 def test_too_many_broken_files(cache, tmp_path):
@@ -193,59 +246,82 @@ def test_a_cache_that_cannot_be_written(tmp_path, archive, monkeypatch):
         opened(archive)
 
 
-def cut_images(folder):
-    os.truncate(folder / "images.npy", 1000)
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
 
 
-def grow_images(folder):
-    with open(folder / "images.npy", "ab") as file:
+def grow(path):
+    with open(path, "ab") as file:
         file.write(b"x")
 
 
-def garble_header(folder):
-    with open(folder / "images.npy", "r+b") as file:
+def garble_header(path):
+    with open(path, "r+b") as file:
         file.write(b"garbage")
 
 
-def cut_manifest(folder):
-    text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(text[: len(text) // 2])
+def other_array(path):
+    """A sound file of the same size, of one row less."""
+    size = path.stat().st_size
+    array = np.load(path)
+    np.save(path, array[:-1])
+    with open(path, "ab") as file:
+        file.truncate(size)
 
 
-def wrong_manifest(folder):
-    (folder / "manifest.json").write_text("[]")
-
-
-def short_column(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["labels"].pop()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def no_manifest(folder):
-    (folder / "manifest.json").unlink()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        cut_images,
-        grow_images,
-        garble_header,
-        cut_manifest,
-        wrong_manifest,
-        short_column,
-        no_manifest,
-    ],
-)
-def test_a_damaged_pack_is_packed_anew(cache, archive, packings, damage):
-    want = np.array(opened(archive).images)
-    damage(next(cache.iterdir()))
-    np.testing.assert_array_equal(opened(archive).images, want)
+def packed_anew(cache, archive, packings, damage, *names) -> None:
+    """Damage the files of a pack; the next opening packs again, the one after that does not."""
+    want = opened(archive)
+    pixels, labels = np.array(want.images), want.labels.tolist()
+    for name in names:
+        damage(next(cache.iterdir()) / name)
+    photos = opened(archive)
+    np.testing.assert_array_equal(photos.images, pixels)
+    assert (photos.labels.tolist(), photos.names) == (labels, list(pets(10)))
     assert len(packings) == 2
     opened(archive)
     assert len(packings) == 2
     assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", [cut, grow, Path.unlink])
+@pytest.mark.parametrize("name", [*pack.FILES, "manifest.json"])
+def test_a_damaged_file_is_packed_anew(cache, tmp_path, packings, name, damage):
+    content = {**pets(10), "PetImages/x.jpg": b"", "PetImages/y.jpg": b""}
+    archive = write_zip(tmp_path / "pets.zip", content)
+    packed_anew(cache, archive, packings, damage, name)
+
+
+@pytest.mark.parametrize("damage", [garble_header, other_array])
+@pytest.mark.parametrize("name", [name for name in pack.FILES if name.endswith(".npy")])
+def test_an_array_of_another_kind_is_packed_anew(cache, tmp_path, packings, name, damage):
+    content = {**pets(10), "PetImages/x.jpg": b"", "PetImages/y.jpg": b""}
+    archive = write_zip(tmp_path / "pets.zip", content)
+    packed_anew(cache, archive, packings, damage, name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"count": 19},
+        {"count": -1},
+        {"count": "20"},
+        {"skipped": 1},
+        {"skipped": None},
+        {"bytes": {}},
+        {"bytes": []},
+    ],
+)
+def test_a_wrong_manifest_is_packed_anew(cache, archive, packings, change):
+    def damage(path):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+    packed_anew(cache, archive, packings, damage, "manifest.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "", "null", '{"count": 20}'])
+def test_no_manifest_at_all_is_packed_anew(cache, archive, packings, text):
+    packed_anew(cache, archive, packings, lambda path: path.write_text(text), "manifest.json")
 
 
 def test_two_processes_at_once(cache, tmp_path):

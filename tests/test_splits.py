@@ -34,6 +34,7 @@ def fake(*counts: int, test: int = 0, free: int = 0, seed: int | None = None) ->
         skipped=[],
         source="fake",
         fingerprint="f",
+        by_name=np.array(sorted(range(len(rows)), key=lambda row: rows[row][0]), np.int64),
     )
 
 
@@ -167,3 +168,22 @@ def test_saving(tmp_path):
     assert {part: saved[part] for part in PARTS} == names_of(photos, split)
     assert (saved["split_seed"], saved["label_seed"], saved["source"]) == (1, 2, "fake")
     assert [p.name for p in path.parent.iterdir()] == ["split.json"]
+
+
+@pytest.mark.parametrize("labels", [0, 6])
+def test_what_is_saved_is_plain_json(tmp_path, labels):
+    photos = fake(20, 20)
+    photos.names[:2] = ['a"\\\n', "\U0001f600"]
+    split = make_split(photos, labels)
+    split.save(tmp_path / "split.json")
+    about = {key: getattr(split, key) for key in ("source", "fingerprint")}
+    seeds = {key: getattr(split, key) for key in ("split_seed", "label_seed")}
+    content = {**about, **seeds, **names_of(photos, split)}
+    assert (tmp_path / "split.json").read_text() == json.dumps(content, indent=2) + "\n"
+
+
+def test_drawing_all_of_a_class_and_none_of_another():
+    photos = fake(1, 2, 3, 40, free=3, test=1, seed=5)
+    split = make_split(photos, 0, holdout=3)
+    assert per_class(photos, split.holdout) == [1, 1, 1, 0]
+    assert len(split.unlabelled) == 46
