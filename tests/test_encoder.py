@@ -26,6 +26,33 @@ def test_weights_load_into_torchvision_missing_only_the_classifier(arch):
     assert encoder(images).shape == (2, encoder.dim)
 
 
+@pytest.mark.parametrize("amp", [False, True], ids=["float32", "bfloat16"])
+def test_training_it_is_training_torchvisions_to_the_bit(amp):
+    """Features, gradients and running statistics; ReLU here comes after the pool."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):  # of either sign, as after training
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+    encoder = Encoder()
+    encoder.load_state_dict({k: v for k, v in model.state_dict().items() if "fc" not in k})
+    model.fc = nn.Identity()
+    images = torch.randn(4, 3, 64, 64)
+    features = []
+    for network in (model, encoder):
+        network.to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp), small_maps.up_to(0):
+            features.append(network(images))
+        features[-1].float().square().sum().backward()
+    assert torch.equal(*features)
+    for (name, a), b in zip(model.named_parameters(), encoder.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+    for (name, a), b in zip(model.named_buffers(), encoder.buffers(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_cifar_stem_keeps_the_resolution():
     encoder = Encoder("resnet18", "cifar")
     x = torch.randn(2, 3, 32, 32)
@@ -62,3 +89,10 @@ def test_convolutions_that_patches_cannot_serve_are_left_alone():
     )
     small_maps.use_patches(layers)
     assert all(type(layer) is nn.Conv2d for layer in layers)
+
+
+def test_up_to_sets_the_largest_map_and_puts_it_back():
+    before = small_maps.MAX_SIDE
+    with small_maps.up_to(0):
+        assert small_maps.MAX_SIDE == 0
+    assert before == small_maps.MAX_SIDE

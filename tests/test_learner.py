@@ -164,6 +164,23 @@ def test_terms_sent_back_one_after_the_other_give_the_gradient_of_their_sum(loss
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-6, msg=name)
 
 
+def test_backward_is_the_gradient_of_the_weighted_loss(multi, views):
+    """What the training loop calls, against autograd through the whole of `forward`."""
+    whole = copy.deepcopy(multi).double()
+    multi.double()
+    views = views.double()
+    weights = torch.tensor([1.0, 0.5, 2.0])  # the loss is float32 throughout
+    losses, spreads = multi.backward(*views, weights, None, lambda loss: 3 * loss)
+    expected, expected_spreads = whole(*views)
+    (3 * (expected @ weights)).backward()
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(spreads, expected_spreads)
+    assert not losses.requires_grad
+    for (name, a), b in zip(multi.named_parameters(), whole.parameters(), strict=True):
+        if a.requires_grad:
+            torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
 def test_each_output_has_a_loss_and_heads_of_its_own(multi, views):
     """Inner maps that torchvision's own hooks see, flattened, through heads written out here."""
     reference = with_plain_batchnorm(multi)

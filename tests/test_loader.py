@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from byol.loader import batches, positions_at
+from byol.loader import batches, gather, positions_at, put_on_device
 
 
 def test_an_epoch_shows_each_image_once_and_drops_the_rest():
@@ -34,3 +34,24 @@ def test_a_run_that_starts_later_gets_the_same_batches(start):
         assert step_a == step_b
         assert rows_a.tolist() == rows_b.tolist() == batch_a[:, 0, 0, 0].tolist()
         assert torch.equal(batch_a, batch_b)
+
+
+def test_photos_on_the_device_give_the_same_batches():
+    images = np.random.default_rng(0).integers(0, 256, (2500, 3, 4, 4), np.uint8)
+    images.setflags(write=False)  # as a memory map is
+    device = torch.device("cpu")
+    stored = put_on_device(images, device)
+    assert torch.equal(stored, torch.from_numpy(images.copy()))
+    rows = np.arange(7, 2500, 3)
+    from_host, from_device = (
+        list(batches(source, rows, 32, 5, range(30), device)) for source in (images, stored)
+    )
+    for (step, chosen, batch), (_, _, other) in zip(from_host, from_device, strict=True):
+        assert batch.numpy().tolist() == images[chosen].tolist(), step
+        assert torch.equal(batch, other)
+
+
+def test_gather_takes_rows_in_their_order():
+    images = np.arange(5 * 12, dtype=np.uint8).reshape(5, 3, 2, 2)
+    batch = gather(images, np.array([4, 0, 4]), torch.device("cpu"))
+    assert batch.numpy().tolist() == images[[4, 0, 4]].tolist()
