@@ -15,9 +15,7 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+from common import versions
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -82,9 +81,6 @@ def main(argv: list[str] | None = None) -> None:
         for _ in range(args.rounds):
             rounds.append(args.count / seconds_to_pack(Path(name), args.store_size, args.folder))
             print(f"{rounds[-1]:.0f} photos/s", file=sys.stderr)
-    root = Path(__file__).resolve().parent.parent
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, cwd=root, capture_output=True, text=True).stdout.strip()
     about = {
         "photos_per_second": round(statistics.median(rounds), 1),
         "each_round": [round(value, 1) for value in rounds],
@@ -94,10 +90,8 @@ def main(argv: list[str] | None = None) -> None:
         "store_size": args.store_size,
         "data": Path(args.data).name,
         "cpus": os.cpu_count(),
-        "python": platform.python_version(),
         "pillow": PIL.__version__,
-        "numpy": np.__version__,
-        "commit": commit,
+        **versions(),
     }
     print(json.dumps(about))
 

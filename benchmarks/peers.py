@@ -25,7 +25,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -33,12 +32,12 @@ from pathlib import Path
 
 import torch
 import torchvision
+from common import ROOT, now, versions
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from byol.device import autocast, describe, pick_amp, pick_device
 
-ROOT = Path(__file__).resolve().parent.parent
 CONTESTANTS = ("byol", "lightly", "byol-pytorch", "lightly-fast", "byol-pytorch-fast")
 
 
@@ -83,7 +82,7 @@ def main() -> None:
         **{k: getattr(args, k) for k in ("image_size", "batch_size", "hidden_dim", "workers")},
         **{k: getattr(args, k) for k in ("steps", "warmup", "rounds")},
         "device": describe(device, pick_amp("auto", device)),
-        "torch": torch.__version__,
+        **versions(),
     }
     print(json.dumps(result))
 
@@ -120,12 +119,6 @@ def turn(args: argparse.Namespace) -> float:
             begin = now(device)
         step(next(endless))
     return args.steps * args.batch_size / (now(device) - begin)
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def cycle(loader) -> Iterator:

@@ -18,7 +18,6 @@ import io
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -32,12 +31,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import ROOT, versions
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import make_split, open_photos
 
-ROOT = Path(__file__).resolve().parent.parent
 LABELS = 250
 TRAINING = (
     f"--config configs/cifar10_cpu.toml --image-size 32 --batch-size 128 --hidden-dim 256 "
@@ -147,8 +146,6 @@ def main(argv: list[str] | None = None) -> None:
         measure(count, args.store_size, args.steps, args.rounds, args.folder)
         for count in args.counts
     ]
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     about = {
         "sizes": sizes,
         "store_size": args.store_size,
@@ -157,10 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         "training": TRAINING,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "commit": commit,
+        **versions(),
     }
     print(json.dumps(about))
 

@@ -14,10 +14,10 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
+from common import now, versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from byol import small_maps
@@ -48,11 +48,6 @@ def main() -> None:
     shape = (args.batch_size, 3, args.image_size, args.image_size)
     views = [torch.randn(shape).to(device, memory_format=torch.channels_last) for _ in range(2)]
 
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
     def stepper(
         one_pass: bool, max_side: int, taps: dict[str, int] | None = None, compiled: bool = False
     ):
@@ -67,13 +62,13 @@ def main() -> None:
         weights = torch.ones(len(model.outputs), device=device)
 
         def seconds_of_a_step() -> float:
-            start = now()
+            start = now(device)
             with small_maps.up_to(max_side):
                 optimizer.zero_grad()
                 model.backward(*views, weights, amp)
                 optimizer.step()
                 model.update_target(0.99)
-            return now() - start
+            return now(device) - start
 
         return seconds_of_a_step
 
@@ -99,7 +94,7 @@ def main() -> None:
         "hidden_dim": args.hidden_dim,
         "device": describe(device, amp),
         "keep_freed_memory": args.keep,
-        "torch": torch.__version__,
+        **versions(),
     }
     about |= {f"{name}_images_per_second": round(value, 1) for name, value in speed.items()}
     for name in list(variants)[1:]:

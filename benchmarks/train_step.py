@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import versions
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -40,7 +39,6 @@ from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
 from data import open_photos
 
-ROOT = Path(__file__).resolve().parent.parent
 EPOCH = 24_750  # unlabelled photos of Cats-vs-Dogs
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense 16-bit FLOP/s, by the vendor
 PARTS = ("wait_for_photos", "augment", "forward_backward", "optimizer_and_average")
@@ -185,9 +183,7 @@ def main() -> None:
         **vars(args),
         "data": Path(args.data).name if args.data else "noise",
         "device": describe(device, amp),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit(),
+        **versions(),
     }
     print(json.dumps(result))
 
@@ -197,13 +193,6 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
-
-
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
