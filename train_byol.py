@@ -37,8 +37,8 @@ from byol.schedules import lr_at, tau_at
 from data import make_split, open_photos
 
 MAY_DIFFER_ON_RESUME = {
-    *("device", "amp", "compile", "photos_in"),
-    *("run_dir", "out", "resume", "overwrite", "log_every"),
+    *("device", "amp", "compile", "photos_in", "log_every", "save_every"),
+    *("run_dir", "out", "resume", "overwrite"),
 }
 
 
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     model.train()
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
     results, waiting = [], []
-    started = since = time.perf_counter()
+    started = since = saved = time.perf_counter()
     todo = range(first_step, total_steps)
     bar = progress(total_steps, "step", first_step)
     with Interrupt() as stop, metrics, bar:
@@ -205,6 +205,8 @@ def main(argv: list[str] | None = None) -> None:
             done = step + 1
             epoch_ends = done % steps_per_epoch == 0
             stopping = stop.asked
+            due = epoch_ends and time.perf_counter() - saved >= config.save_every
+            saving = due or stopping or done == total_steps
             bar.update()
             if done % config.log_every == 0 or epoch_ends or stopping:
                 now = time.perf_counter()
@@ -213,12 +215,13 @@ def main(argv: list[str] | None = None) -> None:
                 waiting.append((done, lr, tau, speed, means))
                 results, since = [], now
                 # a GPU's results are read when the next are due, so that it is not waited for
-                while waiting and (len(waiting) > 1 or epoch_ends or stopping):
+                while waiting and (len(waiting) > 1 or saving):
                     log(*waiting.pop(0))
-            if epoch_ends or stopping:
+            if saving:
                 before = time.perf_counter()
                 save_state(done)
-                since += time.perf_counter() - before  # saving does not count as training
+                saved = time.perf_counter()
+                since += saved - before  # saving does not count as training
             if stopping and done < total_steps:
                 how = "--resume in place of --overwrite" if config.overwrite else "--resume"
                 raise KeyboardInterrupt(

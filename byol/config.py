@@ -116,6 +116,9 @@ class PretrainConfig(Shared):
     )
     compile: bool = option(False, "let torch.compile make the networks' code")
     log_every: int = option(10, "steps between two lines of metrics.jsonl", low=1)
+    save_every: float = option(
+        60.0, "seconds at least from a checkpoint to the next, at an epoch's end", low=0
+    )
     run_dir: str = option("runs/byol", "folder for config, metrics and checkpoints")
     out: str = option("byol.pt", "file for the finished encoder")
     resume: bool = option(False, "go on from the last checkpoint of the run folder")

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "datasets" / "cats_vs_dogs.zip"
 TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "32", "--projection-dim", "16",
         "--batch-size", "8", "--epochs", "2", "--log-every", "2", "--optimizer", "sgd",
-        "--recipe", "cartoons", "--amp", "off", "--device", "cpu",
+        "--recipe", "cartoons", "--amp", "off", "--device", "cpu", "--save-every", "0",
         "--mean", "0.4", "0.5", "0.6", "--std", "0.3", "0.2", "0.25"]  # fmt: skip
 TINY_CLASSIFIER = ["--epochs", "3", "--batch-size", "4", "--amp", "off", "--device", "cpu"]
 
@@ -269,6 +269,23 @@ def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
     steps = [row["step"] for row in read_jsonl("part/metrics.jsonl")]
     assert steps == sorted(set(steps))
     assert steps[-1] == 6
+
+
+def test_checkpoints_come_no_more_often_than_asked(photos, monkeypatch):
+    saved = []
+    save = checkpoint.save
+
+    def counted(path, kind, content):
+        if kind == checkpoint.TRAINING:
+            saved.append(content["step"])
+        save(path, kind, content)
+
+    monkeypatch.setattr(checkpoint, "save", counted)
+    assert pretrain(photos) == 0
+    assert saved == [3, 6]  # each epoch
+    saved.clear()
+    assert pretrain(photos, "--overwrite", "--save-every", "600") == 0
+    assert saved == [6]  # the end
 
 
 def test_resume_refuses_other_images(photos, capsys, tmp_path):
