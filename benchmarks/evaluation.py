@@ -2,9 +2,9 @@
 
     python benchmarks/evaluation.py --data cats_vs_dogs.zip --image-size 64
 
-In turn: the features of all photos and the linear evaluation and kNN on them with 250 labels, as
-evaluate.py makes them; and as many bare forward passes, in evaluation mode, on a batch that is
-ready. Medians over the rounds, and how many times as long the first takes.
+In turn: the features of all photos, with the linear evaluation and kNN that evaluate.py makes of
+them; and as many bare forward passes, in evaluation mode, on a batch that is ready. Medians over
+the rounds, and how many times as long the first takes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from byol.loader import gather
 from byol.probe import extract_features
 from data import make_split, open_photos
 
-LABELS, BATCH = 250, 256
+BATCH = 256
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="as for train_byol.py, with classes")
     parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--labels", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
@@ -46,7 +47,7 @@ def main() -> None:
     amp = pick_amp("auto", device)
     size = args.image_size
     photos = open_photos(args.data, PretrainConfig(image_size=size).stored_side)
-    split = make_split(photos, LABELS)
+    split = make_split(photos, args.labels)
     rows = np.arange(len(photos.images))
     torch.manual_seed(0)
     encoder = Encoder().to(device, memory_format=torch.channels_last).eval()
@@ -86,7 +87,7 @@ def main() -> None:
         "seconds_linear_and_knn": round(statistics.median(judging), 2),
         "seconds_bare_forward": round(statistics.median(bare), 2),
         "photos": len(rows),
-        "labels": LABELS,
+        "labels": args.labels,
         "image_size": size,
         "rounds": args.rounds,
         "device": describe(device, amp),
