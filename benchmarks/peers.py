@@ -148,7 +148,7 @@ def loader_of(args: argparse.Namespace, transform: Callable) -> torch.utils.data
         shuffle=True,
         drop_last=True,
         num_workers=args.workers,
-        pin_memory=args.device.startswith("cuda"),
+        pin_memory=pick_device(args.device).type == "cuda",
     )
 
 

@@ -124,37 +124,41 @@ def main() -> None:
         model.update_target(0.99)
         clock.mark()
 
-    copies: list[float] = []  # in the loop the reader's thread makes them ahead of use
-    whole: dict[str, list[float]] = {part: [] for part in PARTS}
-    bare: dict[str, list[float]] = {part: [] for part in PARTS[2:]}
+    # in the loop the reader's thread copies ahead of use; here it is timed alone
+    clocks: dict[str, list[Clock]] = {"whole": [], "bare": [], "copy": []}
     rows = np.arange(len(images))
     for turn in range(args.rounds + 1):
         steps = range(turn * args.steps, (turn + 1) * args.steps)
         reader = batches(images, rows, batch, 0, steps, device)
-        for number in range(args.steps):
-            clock = Clock(device)
-            clock.mark()
+        round_clocks: dict[str, list[Clock]] = {kind: [] for kind in clocks}
+
+        def clock(kind: str, of_round: dict[str, list[Clock]] = round_clocks) -> Clock:
+            of_round[kind].append(Clock(device))
+            of_round[kind][-1].mark()
+            return of_round[kind][-1]
+
+        for _ in range(args.steps):
+            watch = clock("whole")
             step, chosen, part = next(reader)
-            clock.mark()
+            watch.mark()
             view1 = augment1(part, sizes[chosen], chosen, step)
             view2 = augment2(part, sizes[chosen], chosen, step)
-            clock.mark()
-            train(view1, view2, clock)
-            if turn and number:  # a round's first step waits for its first read
-                for name, seconds in zip(PARTS, clock.seconds(), strict=True):
-                    whole[name].append(seconds)
+            watch.mark()
+            train(view1, view2, watch)
+        reader.close()
         for number in range(args.steps):
-            clock = Clock(device)
-            clock.mark()
+            watch = clock("copy")
             gather(images, (chosen + number) % len(images), device)
-            clock.mark()
-            copies += clock.seconds()
-            clock = Clock(device)
-            clock.mark()
-            train(view1, view2, clock)
-            if turn:
-                for name, seconds in zip(bare, clock.seconds(), strict=True):
-                    bare[name].append(seconds)
+            watch.mark()
+            train(view1, view2, clock("bare"))
+        if turn:  # the first round warms up, and a round's first step waits for its first read
+            clocks["whole"] += round_clocks["whole"][1:]
+            clocks["bare"] += round_clocks["bare"]
+            clocks["copy"] += round_clocks["copy"]
+    times = {kind: [each.seconds() for each in kept] for kind, kept in clocks.items()}
+    whole = dict(zip(PARTS, zip(*times["whole"], strict=True), strict=True))
+    bare = dict(zip(PARTS[2:], zip(*times["bare"], strict=True), strict=True))
+    copies = [seconds for (seconds,) in times["copy"]]
 
     whole_step = statistics.median(sum(parts) for parts in zip(*whole.values(), strict=True))
     bare_step = statistics.median(sum(parts) for parts in zip(*bare.values(), strict=True))

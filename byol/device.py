@@ -12,7 +12,10 @@ from byol.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises `UserError` for an absent one."""
+    """`auto` is CUDA where there is one, else the CPU; a CUDA device becomes the current one.
+
+    Raises `UserError` for an absent one.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -25,6 +28,9 @@ def pick_device(name: str) -> torch.device:
         raise UserError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices"
         )
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # some of torch's functions want a number
+        torch.cuda.set_device(device)
     return device
 
 

@@ -36,8 +36,8 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
             return 130
         except torch.OutOfMemoryError:
             print(
-                "error: the GPU has too little memory; lower --batch-size or --image-size, or give "
-                "train_byol.py --accumulate 2",
+                "error: the GPU has too little memory; give train_byol.py --photos-in host or "
+                "--accumulate 2, or lower --batch-size or --image-size",
                 file=sys.stderr,
             )
             return 2

@@ -58,29 +58,30 @@ def batches(
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
     """(step, rows, photos) for each step, with the next batch read while this one is used.
 
-    On CUDA it is copied by a stream of its own, and at most two steps are queued.
+    On CUDA the reader copies in a stream of its own. At most two steps are queued on the device:
+    the host waits for the last but one, so the device always has work.
     """
     cuda = device.type == "cuda"
     copying = torch.cuda.Stream(device) if cuda else None
+    on_start = {"initializer": torch.cuda.set_stream, "initargs": (copying,)} if cuda else {}
 
-    def read(step: int, free: torch.cuda.Event | None):
-        """Once `free` has happened, the batch of `step` and the event of its arrival."""
+    def read(step: int) -> tuple[np.ndarray, Tensor, torch.cuda.Event | None]:
+        """The rows and the batch of `step`, and the event of its arrival."""
         chosen = rows[positions_at(step, len(rows), batch_size, seed)]
-        if not cuda:
-            return chosen, gather(images, chosen, device), None
-        if free:
-            free.synchronize()  # it is this thread that waits, not the one that trains
-        with torch.cuda.stream(copying):
-            return chosen, gather(images, chosen, device), copying.record_event()
+        batch = gather(images, chosen, device)
+        return chosen, batch, copying.record_event() if cuda else None
 
-    with ThreadPoolExecutor(1) as reader:
-        following = None
+    with ThreadPoolExecutor(1, **on_start) as reader:
+        following, earlier_end = None, None
         for step in steps:
-            current = following or reader.submit(read, step, None)
-            end = torch.cuda.current_stream(device).record_event() if cuda else None
-            following = reader.submit(read, step + 1, end) if step + 1 in steps else None
+            current = following or reader.submit(read, step)
+            following = reader.submit(read, step + 1) if step + 1 in steps else None
             chosen, batch, arrival = current.result()
             if cuda:
-                torch.cuda.current_stream(device).wait_event(arrival)
-                batch.record_stream(torch.cuda.current_stream(device))
+                training = torch.cuda.current_stream(device)
+                training.wait_event(arrival)
+                batch.record_stream(training)
+                if earlier_end:
+                    earlier_end.synchronize()
+                earlier_end = training.record_event(torch.cuda.Event(blocking=True))
             yield step, chosen, batch

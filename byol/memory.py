@@ -44,7 +44,9 @@ def free_bytes(device: torch.device) -> int:
     """What this process may still take on a CUDA device, its own limit included."""
     free, total = torch.cuda.mem_get_info(device)
     fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)  # new in 2.8
-    return min(free, int(fraction(device) * total) - torch.cuda.memory_reserved(device))
+    used = torch.cuda.memory_allocated(device)
+    cached = torch.cuda.memory_reserved(device) - used  # torch gives it out again
+    return min(free + cached, int(fraction(device) * total) - used)
 
 
 def _bytes_in_use(model: BYOL, image_size: int, count: int, amp: torch.dtype | None) -> list[int]:

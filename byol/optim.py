@@ -81,7 +81,7 @@ def build_optimizer(
         return LARS(groups, lr=0.0, weight_decay=weight_decay)
     if name == "sgd":
         options = {"lr": 0.0, "momentum": 0.9, "weight_decay": weight_decay}
-        return torch.optim.SGD(groups, **options, fused=not scaled)
+        return torch.optim.SGD(groups, **options, fused=None if scaled else True)
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay, fused=True)
 
 

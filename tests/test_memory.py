@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from byol.encoder import Encoder
 from byol.learner import BYOL
-from byol.memory import estimate_step_bytes
+from byol.memory import estimate_step_bytes, free_bytes
 from byol.optim import build_optimizer, parameter_groups, set_lr
 
 CPU = torch.device("cpu")
@@ -81,3 +81,34 @@ def test_a_gpu_needs_no_patches():
         for name in ("cpu", "cuda")
     ]
     assert sizes[0] > 1.1 * sizes[1]
+
+
+def test_free_bytes_is_the_least_of_the_card_and_of_the_limit(monkeypatch):
+    """On a card of 10 GB: 4 free, 3 allocated here, 1 cached here; the limit is a part of it."""
+    told = {"mem_get_info": (4, 10), "memory_allocated": 3, "memory_reserved": 4}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    for fraction, expected in ((1.0, 5), (0.7, 4), (0.3, 0)):
+        name = "get_per_process_memory_fraction"  # torch 2.6 has none
+        monkeypatch.setattr(torch.cuda, name, lambda device, f=fraction: f, raising=False)
+        assert free_bytes(torch.device("cuda", 0)) == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("size", "batch"), [(150, 64), (64, 256)])
+def test_the_estimate_is_within_a_fifth_on_cuda(size, batch):
+    device = torch.device("cuda", 0)
+    model = BYOL(Encoder(), 1024)
+    estimate = estimate_step_bytes(model, size, batch, "sgd", torch.bfloat16, device)
+    before = torch.cuda.memory_allocated(device)
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = build_optimizer("sgd", parameter_groups(model), 1e-4)
+    views = torch.randn(2, batch, 3, size, size, device=device)
+    torch.cuda.reset_peak_memory_stats(device)
+    for _ in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        model.backward(*views, torch.ones(1, device=device), torch.bfloat16)
+        optimizer.step()
+        model.update_target(0.99)
+    measured = torch.cuda.max_memory_allocated(device) - before
+    assert estimate == pytest.approx(measured, rel=0.2)

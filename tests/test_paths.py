@@ -1,5 +1,7 @@
 """Each faster path of training against the plain one: the same loss, run through the script."""
 
+import copy
+
 import pytest
 import torch
 from photo_files import cartoon_folder
@@ -32,7 +34,8 @@ def run(photos, tmp_path, monkeypatch):
     def losses(*flags):
         assert train_byol.main(["--data", str(photos), *TINY, *flags]) == 0
         rows = read_jsonl("runs/byol/metrics.jsonl")
-        assert [row["step"] for row in rows] == list(range(1, 13))
+        if "--log-every" not in flags:
+            assert [row["step"] for row in rows] == list(range(1, 13))
         return [row["loss"] for row in rows]
 
     return losses
@@ -58,8 +61,8 @@ PATHS = {
 
 
 def second_epoch(losses):
-    """Its mean, which repeats to a per cent or so when only the order of sums changes."""
-    return pytest.approx(sum(losses[6:]) / 6, rel=0.03)
+    """Its mean. Initial weights that differ by 1e-6 spread it by 0.8 % (8 runs), at most 2 %."""
+    return pytest.approx(sum(losses[6:]) / 6, rel=0.05)
 
 
 @pytest.mark.parametrize(("amp", "close"), [("off", 1e-5), ("bf16", 1e-2)])
@@ -88,6 +91,23 @@ def test_two_epochs_compiled_reach_the_same_loss(run, monkeypatch, capsys):
     assert sum(got[6:]) / 6 == second_epoch(expected)
 
 
+@pytest.mark.slow
+def test_compiled_gradients_and_statistics_are_those_of_float64():
+    torch.manual_seed(0)
+    exact = BYOL(Encoder(), 32, 16).double()
+    compiled = copy.deepcopy(exact).float().to(memory_format=torch.channels_last)
+    assert compile_encoders(compiled, 16, 32, None) is None
+    views = torch.randn(2, 16, 3, 32, 32)
+    loss, _ = exact.backward(*views.double(), torch.ones(1), None)
+    got, _ = compiled.backward(*views, torch.ones(1), None)
+    torch.testing.assert_close(got, loss, atol=1e-4, rtol=1e-5)
+    for (name, a), b in zip(exact.named_parameters(), compiled.parameters(), strict=True):
+        if a.requires_grad:  # a ReLU that flips by rounding moves a gradient by parts in a thousand
+            assert (a.grad - b.grad).norm() < 1e-6 + 0.02 * a.grad.norm(), name
+    for (name, a), b in zip(exact.named_buffers(), compiled.buffers(), strict=True):
+        torch.testing.assert_close(b.to(a), a, atol=1e-4, rtol=1e-4, msg=name)
+
+
 def test_a_failed_compile_is_one_line_and_training_goes_on(run, monkeypatch, capsys):
     expected = run("--amp", "off")
 
@@ -114,11 +134,32 @@ def test_trying_to_compile_leaves_the_model_as_it_was(monkeypatch):
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_values_are_read_when_later_ones_are_due(run, monkeypatch):
+    """So that a GPU has had a step's time to make them; at the end they are read at once."""
+    story = []
+
+    def read_later(tensor):
+        number = len(story)
+        story.append("ask")
+        return lambda: story.append(f"read {number}") or tensor.tolist()
+
+    monkeypatch.setattr(train_byol, "read_later", read_later)
+    run("--log-every", "6")
+    assert story == ["ask", "ask", "read 0", "read 1"]
+    story.clear()
+    run("--log-every", "4")  # at 4, 6 (an epoch's end), 8 and 12
+    assert story == ["ask", "ask", "read 0", "ask", "read 1", "ask", "read 3", "read 5"]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("where", ["host", "device"])
+@pytest.mark.parametrize("where", ["auto", "host", "device"])
 @pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
 def test_cuda_is_never_waited_for_in_the_loop(run, monkeypatch, where, optimizer):
-    """Any call that synchronises is an error, but for those of the end, which saves."""
+    """Whatever drains the device's queue is an error, but for the end, which saves.
+
+    Torch's own check sees copies that wait and reads of a value; it does not see waits for an event
+    (`test_values_are_read_when_later_ones_are_due` is about the one of them).
+    """
     batches = train_byol.batches
 
     def strict(*args):
