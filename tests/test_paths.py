@@ -153,8 +153,10 @@ def test_values_are_read_when_later_ones_are_due(run, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("where", ["auto", "host", "device"])
-@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
-def test_cuda_is_never_waited_for_in_the_loop(run, monkeypatch, where, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "amp"), [("lars", "bf16"), ("lars", "fp16"), ("sgd", "bf16"), ("adamw", "bf16")]
+)
+def test_cuda_is_never_waited_for_in_the_loop(run, monkeypatch, where, optimizer, amp):
     """Whatever drains the device's queue is an error, but for the end, which saves.
 
     Torch's own check sees copies that wait and reads of a value; it does not see waits for an event
@@ -169,7 +171,7 @@ def test_cuda_is_never_waited_for_in_the_loop(run, monkeypatch, where, optimizer
 
     monkeypatch.setattr(train_byol, "batches", strict)
     try:
-        run("--device", "cuda", "--amp", "bf16", "--photos-in", where, "--optimizer", optimizer)
+        run("--device", "cuda", "--amp", amp, "--photos-in", where, "--optimizer", optimizer)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
