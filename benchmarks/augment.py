@@ -28,6 +28,7 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from byol.augment import RECIPES, SIGMA, View, two_views
+from byol.errors import command
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -77,6 +78,7 @@ def photos(name: str, count: int, size: int) -> tuple[torch.Tensor, np.ndarray]:
     return torch.as_tensor(store.images[indices]), np.asarray(store.sizes)[indices]
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image-size", type=int, default=150)
@@ -147,4 +149,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,6 +24,7 @@ from byol.augment import central_view
 from byol.config import PretrainConfig
 from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder
+from byol.errors import command
 from byol.linear_eval import Features
 from byol.loader import gather
 from byol.probe import extract_features
@@ -32,7 +33,8 @@ from data import make_split, open_photos
 BATCH = 256
 
 
-def main() -> None:
+@command
+def main(argv: list[str] | None = None) -> None:
     defaults = PretrainConfig()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="as for train_byol.py, with classes")
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     device = pick_device(args.device)
     keep_freed_memory()
@@ -97,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

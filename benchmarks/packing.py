@@ -27,6 +27,7 @@ from common import versions
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from byol.errors import command
 from data import open_photos
 from data.decode import BadImage
 from data.sources import find_source
@@ -66,6 +67,7 @@ def seconds_to_pack(photos: Path, store_size: int, place: str | None) -> float:
         return time.perf_counter() - start
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a folder or an archive of photos")
@@ -97,4 +99,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

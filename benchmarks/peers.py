@@ -37,11 +37,13 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from byol.device import autocast, describe, pick_amp, pick_device
+from byol.errors import command
 
 CONTESTANTS = ("byol", "lightly", "byol-pytorch", "lightly-fast", "byol-pytorch-fast")
 
 
-def main() -> None:
+@command
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a .zip, or a folder of class folders")
     parser.add_argument("--image-size", type=int, default=64)
@@ -53,7 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--one", choices=CONTESTANTS, help="one turn of one of them")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.one:
         print(json.dumps(turn(args)))
         return
@@ -91,6 +93,8 @@ def unpacked(source: Path, count: int, folder: Path) -> Path:
     """A folder of `count` JPEG files in class folders: `source` itself, or out of its archive."""
     if source.is_dir():
         return source
+    if not zipfile.is_zipfile(source):
+        sys.exit(f"--data {source}: give a .zip, or a folder of class folders")
     with zipfile.ZipFile(source) as archive:
         files = [f for f in archive.infolist() if f.filename.lower().endswith(".jpg")]
         files = [f for f in files if f.file_size]  # some of Cats-vs-Dogs are empty
@@ -224,4 +228,4 @@ def byol_pytorch(args: argparse.Namespace, device: torch.device, amp: torch.dtyp
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

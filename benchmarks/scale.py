@@ -35,6 +35,7 @@ from common import ROOT, versions
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from byol.errors import command
 from data import make_split, open_photos
 
 LABELS = 250
@@ -133,6 +134,7 @@ def measure(count: int, store_size: int, steps: int, rounds: int, place: str | N
     }
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[25_000, 500_000])
@@ -160,4 +162,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,11 +25,13 @@ from byol.compiled import compile_encoders
 from byol.config import PretrainConfig
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder
+from byol.errors import command
 from byol.learner import BYOL
 from byol.optim import build_optimizer, parameter_groups, set_lr
 
 
-def main() -> None:
+@command
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -39,7 +41,7 @@ def main() -> None:
     keep = "what the training scripts do; --no-keep shows what it brings"
     parser.add_argument("--keep", action=argparse.BooleanOptionalAction, default=True, help=keep)
     parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     device = pick_device(args.device)
     if args.keep:
@@ -103,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

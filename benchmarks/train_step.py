@@ -32,6 +32,7 @@ from byol.compiled import compile_encoders
 from byol.config import PretrainConfig
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import ARCHITECTURES, STEMS, Encoder
+from byol.errors import command
 from byol.learner import BYOL
 from byol.loader import batches, gather, put_on_device
 from byol.memory import estimate_step_bytes
@@ -68,7 +69,8 @@ class Clock:
         return [b - a for a, b in pairs]
 
 
-def main() -> None:
+@command
+def main(argv: list[str] | None = None) -> None:
     defaults = PretrainConfig()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="as for train_byol.py; default: noise")
@@ -85,7 +87,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--photos-in", choices=("host", "device"), default="host")
     parser.add_argument("--compile", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     device = pick_device(args.device)
     keep_freed_memory()
@@ -200,4 +202,4 @@ def peak_memory(device: torch.device) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
