@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from byol.encoder import Encoder
 from byol.errors import UserError
+from byol.files import write_atomically
 from byol.run_folder import make_folder
 
 ENCODER, TRAINING, CLASSIFIER = "byol-encoder", "byol-training", "byol-classifier"
@@ -26,24 +26,6 @@ _WRITTEN_BY = {
     TRAINING: "a state of training (last.pt of a run folder)",
     CLASSIFIER: "a classifier that train_classifier.py wrote",
 }
-
-
-def write_atomically(path: str | Path, blob: bytes) -> None:
-    """Write a file under a temporary name in the same folder, flush it, and rename it.
-
-    At any instant `path` is the old file or the new one. Raises `OSError`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from byol.checkpoint import write_atomically
+from byol.files import write_atomically
 
 
 def write_json(path: str | Path, content: dict) -> None:

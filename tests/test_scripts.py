@@ -21,7 +21,7 @@ from refusals import fails
 import plot_losses
 import train_byol
 import train_classifier
-from byol import checkpoint
+from byol import checkpoint, files
 from byol.metrics import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -377,7 +377,7 @@ def test_a_full_disk_is_one_sentence(photos, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "last.pt")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     fails(capsys, pretrain(photos), "disk is full")
 
 
