@@ -32,7 +32,7 @@ from byol.memory import estimate_step_bytes, free_bytes
 from byol.metrics import MetricsFile, progress, read_later, write_json
 from byol.optim import DEFAULTS, build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
-from byol.run_folder import check_same_settings, open_run_folder
+from byol.run_folder import LAST, PREVIOUS, check_same_settings, open_run_folder
 from byol.schedules import lr_at, tau_at
 from data import make_split, open_photos
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = check_weights(config, flags)
     run_dir = open_run_folder(config.run_dir, resume=config.resume, overwrite=config.overwrite)
     checkpoint.check_writable(config.out)
-    state = checkpoint.load(run_dir / "last.pt", checkpoint.TRAINING) if config.resume else None
+    state = checkpoint.load_state(run_dir) if config.resume else None
     settings = dataclasses.asdict(config)
     if state:
         check_same_settings(state["config"], settings, MAY_DIFFER_ON_RESUME, run_dir)
@@ -109,7 +109,8 @@ def main(argv: list[str] | None = None) -> None:
             scaler.load_state_dict(state["scaler"])
         first_step = state["step"]
     else:  # every check is behind us: only now may --overwrite cost the earlier run
-        (run_dir / "last.pt").unlink(missing_ok=True)
+        for name in (PREVIOUS, LAST):
+            (run_dir / name).unlink(missing_ok=True)
     write_json(run_dir / "config.json", settings)
     split.save(run_dir / "split.json")
     metrics = MetricsFile(run_dir / "metrics.jsonl", keep_through=first_step)
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     )
 
     def stop_training(what: str, step: int) -> NoReturn:
-        last = run_dir / "last.pt"
+        last = run_dir / LAST
         kept = f"the last good state is {last}" if last.exists() else "nothing was saved"
         raise UserError(f"{what} not finite at step {step:,}; {kept}; try a lower --lr")
 
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
             "config": settings,
             "data_fingerprint": photos.fingerprint,
         }
-        checkpoint.save(run_dir / "last.pt", checkpoint.TRAINING, content)
+        checkpoint.save_state(run_dir, content)
 
     def log(
         done: int, lr: float, tau: float, speed: float, means: Callable[[], list[list[float]]]
@@ -225,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
             if stopping and done < total_steps:
                 how = "--resume in place of --overwrite" if config.overwrite else "--resume"
                 raise KeyboardInterrupt(
-                    f"saved at step {done:,} in {run_dir / 'last.pt'}; the same command with "
+                    f"saved at step {done:,} in {run_dir / LAST}; the same command with "
                     f"{how} goes on"
                 )
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 
+_SEAL = b"\nbyol: SHA-256 of what is before this line: "
+_PIECE = 2**20
 
-def write_atomically(path: str | Path, blob: bytes | memoryview) -> None:
+
+def write_atomically(path: str | Path, blob: bytes | memoryview, keep: Path | None = None) -> None:
     """Write a file under a temporary name in the same folder, flush it, rename it, flush the name.
 
-    At any instant `path` is the old file or the new one, also after a loss of power. Raises
-    `OSError`.
+    At any instant `path` is the old file or the new one, also after a loss of power. With `keep`
+    the old file moves there first; stopped between the two, there is only `keep`. Raises `OSError`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,6 +25,8 @@ def write_atomically(path: str | Path, blob: bytes | memoryview) -> None:
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -35,3 +41,37 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def seal(blob: bytes | memoryview) -> bytes:
+    """What to append to `blob` so that `check_seal` finds every damage. A zip may end with it."""
+    return _SEAL + hashlib.sha256(blob).digest()
+
+
+def check_seal(path: Path) -> bool | None:
+    """Whether a file is as it was sealed; None if it does not end with a seal. Raises `OSError`."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        length = size - len(_SEAL) - digest.digest_size
+        if length < 0:
+            return None
+        file.seek(length)
+        mark, expected = file.read(len(_SEAL)), file.read()
+        if mark != _SEAL:
+            return None
+        file.seek(0)
+        while length:
+            piece = file.read(min(_PIECE, length))
+            digest.update(piece)
+            length -= len(piece)
+    return digest.digest() == expected
+
+
+def reads_back(path: Path, blob: memoryview) -> bool:
+    """Whether a file holds `blob`. Raises `OSError`."""
+    with open(path, "rb") as file:
+        for at in range(0, len(blob), _PIECE):
+            if file.read(_PIECE) != bytes(blob[at : at + _PIECE]):
+                return False
+        return not file.read(1)

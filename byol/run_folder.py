@@ -7,6 +7,8 @@ from pathlib import Path
 
 from byol.errors import UserError
 
+LAST, PREVIOUS = "last.pt", "previous.pt"  # the state of a run, and the one before
+
 
 def make_folder(path: str | Path, flag: str) -> Path:
     """Create a folder that can be written to. Raises `UserError` that names `flag` if it cannot."""
@@ -28,12 +30,13 @@ def open_run_folder(path: str, *, resume: bool, overwrite: bool) -> Path:
     Raises `UserError` if it holds a run and neither `resume` nor `overwrite` is asked, if there
     is nothing to resume, or if it cannot be written to.
     """
-    state = Path(path) / "last.pt"
+    state = Path(path) / LAST
+    holds_a_run = state.exists() or state.with_name(PREVIOUS).exists()
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other: give one")
-    if resume and not state.is_file():
+    if resume and not holds_a_run:
         raise UserError(f"--resume: there is no {state} to go on from; leave --resume out")
-    if state.exists() and not resume and not overwrite:
+    if holds_a_run and not resume and not overwrite:
         raise UserError(
             f"{path} holds a run already: add --resume to go on with it, --overwrite to start "
             "anew, or choose another --run-dir"

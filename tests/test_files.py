@@ -37,3 +37,11 @@ def test_the_content_is_flushed_before_the_name_and_the_name_after_it(tmp_path, 
     (first_is_folder, size, renamed), (second_is_folder, _, then_renamed) = flushed
     assert (first_is_folder, size, renamed) == (False, 5, False)
     assert (second_is_folder, then_renamed) == (True, True)
+
+
+def test_what_reads_back_is_every_byte(tmp_path):
+    blob = bytes(range(256)) * 5000  # more than one piece
+    path = tmp_path / "a"
+    for other in (blob, blob[:-1], blob + b"x", blob[:-1] + b"x", b"x" + blob[1:]):
+        path.write_bytes(other)
+        assert files.reads_back(path, memoryview(blob)) == (other == blob)

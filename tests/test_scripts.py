@@ -273,14 +273,13 @@ def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
 
 def test_checkpoints_come_no_more_often_than_asked(photos, monkeypatch):
     saved = []
-    save = checkpoint.save
+    save = checkpoint.save_state
 
-    def counted(path, kind, content):
-        if kind == checkpoint.TRAINING:
-            saved.append(content["step"])
-        save(path, kind, content)
+    def counted(run_dir, content):
+        saved.append(content["step"])
+        save(run_dir, content)
 
-    monkeypatch.setattr(checkpoint, "save", counted)
+    monkeypatch.setattr(checkpoint, "save_state", counted)
     assert pretrain(photos) == 0
     assert saved == [3, 6]  # each epoch
     saved.clear()
@@ -450,9 +449,8 @@ def test_plots_read_runs_from_before_features_were_a_choice(encoder_file, capsys
 def test_a_run_of_an_earlier_version_is_not_resumed(photos, capsys):
     assert pretrain(photos) == 0
     content = checkpoint.load("runs/byol/last.pt", checkpoint.TRAINING)
-    kind = content.pop("kind")
     del content["config"]["taps"]
-    checkpoint.save("runs/byol/last.pt", kind, content)
+    checkpoint.save_state(Path("runs/byol"), content)
     fails(capsys, pretrain(photos, "--resume"), "earlier version", "taps", "--run-dir")
 
 
