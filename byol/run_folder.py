@@ -45,8 +45,11 @@ def open_run_folder(path: str, *, resume: bool, overwrite: bool) -> Path:
 
 
 def check_same_settings(before: dict, now: dict, may_differ: set[str], run_dir: Path) -> None:
-    """Raises `UserError` naming the settings that differ from those a run was started with."""
-    if unknown := sorted(now.keys() - before.keys()):
+    """Raises `UserError` naming the settings that differ from those a run was started with.
+
+    Those that `may_differ` need not have existed then.
+    """
+    if unknown := sorted(now.keys() - before.keys() - may_differ):
         raise UserError(
             f"--resume: {run_dir} is of an earlier version, which had no {', '.join(unknown)}; "
             "start anew in another --run-dir"
