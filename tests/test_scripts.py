@@ -214,30 +214,60 @@ def test_flat_folder_is_all_unlabelled(tmp_path, capsys):
     fails(capsys, classify("--init", "byol.pt", "--freeze"), "class folders")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(photos):
+def started_run(photos, *extra):
+    """A process that trains for long, once it has written two lines of metrics."""
     command = [sys.executable, str(ROOT / "train_byol.py"), "--data", str(photos), "--labels", "8",
-               *TINY, "--epochs", "400"]  # fmt: skip
+               *TINY, "--epochs", "400", *extra]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     metrics = Path("runs/byol/metrics.jsonl")
+    wait_for(lambda: metrics.exists() and len(read_jsonl(metrics)) >= 2, process)
+    return process
+
+
+def wait_for(condition, process):
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and len(read_jsonl(metrics)) >= 2):
+    while not condition():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(photos, number, code):
+    process = started_run(photos)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "--resume" in errors
     assert "Traceback" not in errors
     stopped = torch.load("runs/byol/last.pt", weights_only=True)["step"]
     assert 3 <= stopped < 1200
 
 
-def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
+def test_sigusr1_saves_and_goes_on_and_two_ctrl_c_do_no_harm(photos):
+    process = started_run(photos, "--save-every", "9999", "--save-within", "9999")
+    last = Path("runs/byol/last.pt")
+    assert not last.exists()
+    process.send_signal(signal.SIGUSR1)
+    wait_for(last.exists, process)
+    saved = checkpoint.load(last, checkpoint.TRAINING)["step"]
+    wait_for(lambda: read_jsonl("runs/byol/metrics.jsonl")[-1]["step"] > saved + 2, process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert checkpoint.load_state(Path("runs/byol"))["step"] >= saved
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch, steps):
+    """Stopped before the first line of metrics, at a line amid an epoch, and between two lines."""
     assert pretrain(photos, "--out", "whole.pt", "--run-dir", "whole") == 0
 
-    class StopAfterFour:
-        steps = 0
+    class StopAfterSome:
+        save_asked, code = False, 130
 
         def __enter__(self):
             return self
@@ -247,7 +277,7 @@ def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
 
         @property
         def asked(self):
-            return step_counter["n"] >= 4
+            return step_counter["n"] >= steps
 
     step_counter = {"n": 0}
     update = train_byol.BYOL.update_target
@@ -257,18 +287,20 @@ def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
         update(self, tau)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_byol, "Interrupt", StopAfterFour)
+        patch.setattr(train_byol, "Interrupt", StopAfterSome)
         patch.setattr(train_byol.BYOL, "update_target", counted)
         assert pretrain(photos, "--out", "part.pt", "--run-dir", "part") == 130
     assert not Path("part.pt").exists()
-    assert torch.load("part/last.pt", weights_only=True)["step"] == 4
+    assert torch.load("part/last.pt", weights_only=True)["step"] == steps
     assert pretrain(photos, "--out", "part.pt", "--run-dir", "part", "--resume") == 0
     whole, part = (torch.load(f"{n}.pt", weights_only=True)["encoder"] for n in ("whole", "part"))
     for key, value in whole.items():
         assert torch.equal(value, part[key]), key
-    steps = [row["step"] for row in read_jsonl("part/metrics.jsonl")]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == 6
+    whole, part = (read_jsonl(f"{name}/metrics.jsonl") for name in ("whole", "part"))
+    assert [row["step"] for row in whole] == [2, 3, 4, 6]
+    for row in whole + part:
+        assert row.pop("images_per_second") > 0
+    assert part == whole
 
 
 def test_checkpoints_come_no_more_often_than_asked(photos, monkeypatch):
@@ -285,6 +317,9 @@ def test_checkpoints_come_no_more_often_than_asked(photos, monkeypatch):
     saved.clear()
     assert pretrain(photos, "--overwrite", "--save-every", "600") == 0
     assert saved == [6]  # the end
+    saved.clear()
+    assert pretrain(photos, "--overwrite", "--save-every", "600", "--save-within", "0") == 0
+    assert saved == [1, 2, 3, 4, 5, 6]  # amid epochs
 
 
 def test_resume_refuses_other_images(photos, capsys, tmp_path):
