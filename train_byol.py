@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     taps = config.grids if config.losses == "multi" else {}
     check_taps(taps, config.arch, config.stem, config.image_size)
     weights = check_weights(config, flags)
-    run_dir = open_run_folder(config.run_dir, resume=config.resume, overwrite=config.overwrite)
+    run_dir, _lock = open_run_folder(  # locked until main ends
+        config.run_dir, resume=config.resume, overwrite=config.overwrite
+    )
     checkpoint.check_writable(config.out)
     state = checkpoint.load_state(run_dir) if config.resume else None
     settings = dataclasses.asdict(config)

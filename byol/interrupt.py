@@ -34,9 +34,7 @@ class Interrupt:
 
     def _stop(self, number: int, frame) -> None:
         if self.asked:
-            raise Stopped(
-                "stopped at once; --resume takes the last checkpoint", 128 + number
-            )
+            raise Stopped("stopped at once; --resume takes the last checkpoint", 128 + number)
         self.asked, self.code = True, 128 + number
 
     def _save(self, number: int, frame) -> None:

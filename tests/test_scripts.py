@@ -244,6 +244,18 @@ def test_a_signal_saves_and_says_how_to_go_on(photos, number, code):
     assert 3 <= stopped < 1200
 
 
+def test_a_second_run_in_the_same_folder_is_refused(photos, capsys):
+    process = started_run(photos)
+    wait_for(Path("runs/byol/last.pt").exists, process)
+    for flag in ("--resume", "--overwrite"):
+        fails(capsys, pretrain(photos, flag), f"in use by process {process.pid}")
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert pretrain(photos, "--overwrite", "--epochs", "1") == 0
+
+
 def test_sigusr1_saves_and_goes_on_and_two_ctrl_c_do_no_harm(photos):
     process = started_run(photos, "--save-every", "9999", "--save-within", "9999")
     last = Path("runs/byol/last.pt")
