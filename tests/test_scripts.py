@@ -273,9 +273,12 @@ def test_sigusr1_saves_and_goes_on_and_two_ctrl_c_do_no_harm(photos):
     assert checkpoint.load_state(Path("runs/byol"))["step"] >= saved
 
 
-@pytest.mark.parametrize("steps", [1, 4, 5])
-def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch, steps):
-    """Stopped before the first line of metrics, at a line amid an epoch, and between two lines."""
+@pytest.mark.parametrize(("steps", "damaged"), [(1, False), (4, False), (5, True)])
+def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch, capsys, steps, damaged):
+    """Stopped before the first line of metrics, at a line amid an epoch, and between two lines.
+
+    Once with a damaged last.pt, as a loss of power may leave it beside previous.pt.
+    """
     assert pretrain(photos, "--out", "whole.pt", "--run-dir", "whole") == 0
 
     class StopAfterSome:
@@ -304,7 +307,14 @@ def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch, steps):
         assert pretrain(photos, "--out", "part.pt", "--run-dir", "part") == 130
     assert not Path("part.pt").exists()
     assert torch.load("part/last.pt", weights_only=True)["step"] == steps
+    if damaged:
+        Path("part/last.pt").rename("part/previous.pt")
+        Path("part/last.pt").write_bytes(Path("part/previous.pt").read_bytes()[:-1])
+    capsys.readouterr()
     assert pretrain(photos, "--out", "part.pt", "--run-dir", "part", "--resume") == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "previous.pt" in line]
+    assert len(warnings) == damaged
+    assert not Path("part/previous.pt").exists()
     whole, part = (torch.load(f"{n}.pt", weights_only=True)["encoder"] for n in ("whole", "part"))
     for key, value in whole.items():
         assert torch.equal(value, part[key]), key
