@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import zlib
 from pathlib import Path
 
-_SEAL = b"\nbyol: SHA-256 of what is before this line: "
+_SEAL = b"\nbyol: CRC-32 of what is before this line: "  # and eight hexadecimal digits
 _PIECE = 2**20
 
 
@@ -44,16 +44,19 @@ def _flush_folder(folder: Path) -> None:
 
 
 def seal(blob: bytes | memoryview) -> bytes:
-    """What to append to `blob` so that `check_seal` finds every damage. A zip may end with it."""
-    return _SEAL + hashlib.sha256(blob).digest()
+    """What to append to `blob` so that `check_seal` finds damage. A zip may end with it.
+
+    CRC-32 is against accidents, which it finds for certain in up to four bytes in a row; SHA-256
+    would add 40 % to the time of a save.
+    """
+    return _SEAL + b"%08x" % zlib.crc32(blob)
 
 
 def check_seal(path: Path) -> bool | None:
     """Whether a file is as it was sealed; None if it does not end with a seal. Raises `OSError`."""
-    digest = hashlib.sha256()
+    checksum = 0
     with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        length = size - len(_SEAL) - digest.digest_size
+        length = file.seek(0, os.SEEK_END) - len(_SEAL) - 8
         if length < 0:
             return None
         file.seek(length)
@@ -61,11 +64,9 @@ def check_seal(path: Path) -> bool | None:
         if mark != _SEAL:
             return None
         file.seek(0)
-        while length:
-            piece = file.read(min(_PIECE, length))
-            digest.update(piece)
-            length -= len(piece)
-    return digest.digest() == expected
+        for at in range(0, length, _PIECE):
+            checksum = zlib.crc32(file.read(min(_PIECE, length - at)), checksum)
+    return b"%08x" % checksum == expected
 
 
 def reads_back(path: Path, blob: memoryview) -> bool:

@@ -89,8 +89,8 @@ def test_a_run_that_is_killed_twenty_times_ends_as_an_unbroken_one(tmp_path, mon
     assert process.returncode == 0, errors
     print(
         f"\n{len(when)} kills, at lines of the steps {at}; {half_written} left a half-written "
-        f"checkpoint, {only_previous} only previous.pt, {fallen_back} went on from previous.pt; unbroken "
-        f"{whole_took:.0f} s, in all {time.monotonic() - began:.0f} s"
+        f"checkpoint, {only_previous} only previous.pt, {fallen_back} went on from it; "
+        f"unbroken {whole_took:.0f} s, in all {time.monotonic() - began:.0f} s"
     )
     assert half_written >= 3
 
