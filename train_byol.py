@@ -24,7 +24,7 @@ from byol.compiled import compile_encoders
 from byol.config import PretrainConfig, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import AVGPOOL, Encoder, check_taps
-from byol.errors import UserError, command
+from byol.errors import Stopped, UserError, command
 from byol.interrupt import Interrupt
 from byol.learner import BYOL
 from byol.loader import batches, put_on_device
@@ -32,12 +32,12 @@ from byol.memory import estimate_step_bytes, free_bytes
 from byol.metrics import MetricsFile, progress, read_later, write_json
 from byol.optim import DEFAULTS, build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
-from byol.run_folder import check_same_settings, open_run_folder
+from byol.run_folder import LAST, PREVIOUS, check_same_settings, open_run_folder
 from byol.schedules import lr_at, tau_at
 from data import make_split, open_photos
 
 MAY_DIFFER_ON_RESUME = {
-    *("device", "amp", "compile", "photos_in", "log_every", "save_every"),
+    *("device", "amp", "compile", "photos_in", "log_every", "save_every", "save_within"),
     *("run_dir", "out", "resume", "overwrite"),
 }
 
@@ -52,9 +52,11 @@ def main(argv: list[str] | None = None) -> None:
     taps = config.grids if config.losses == "multi" else {}
     check_taps(taps, config.arch, config.stem, config.image_size)
     weights = check_weights(config, flags)
-    run_dir = open_run_folder(config.run_dir, resume=config.resume, overwrite=config.overwrite)
+    run_dir, _lock = open_run_folder(  # locked until main ends
+        config.run_dir, resume=config.resume, overwrite=config.overwrite
+    )
     checkpoint.check_writable(config.out)
-    state = checkpoint.load(run_dir / "last.pt", checkpoint.TRAINING) if config.resume else None
+    state = checkpoint.load_state(run_dir) if config.resume else None
     settings = dataclasses.asdict(config)
     if state:
         check_same_settings(state["config"], settings, MAY_DIFFER_ON_RESUME, run_dir)
@@ -109,7 +111,8 @@ def main(argv: list[str] | None = None) -> None:
             scaler.load_state_dict(state["scaler"])
         first_step = state["step"]
     else:  # every check is behind us: only now may --overwrite cost the earlier run
-        (run_dir / "last.pt").unlink(missing_ok=True)
+        for name in (PREVIOUS, LAST):
+            (run_dir / name).unlink(missing_ok=True)
     write_json(run_dir / "config.json", settings)
     split.save(run_dir / "split.json")
     metrics = MetricsFile(run_dir / "metrics.jsonl", keep_through=first_step)
@@ -135,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     )
 
     def stop_training(what: str, step: int) -> NoReturn:
-        last = run_dir / "last.pt"
+        last = run_dir / LAST
         kept = f"the last good state is {last}" if last.exists() else "nothing was saved"
         raise UserError(f"{what} not finite at step {step:,}; {kept}; try a lower --lr")
 
@@ -149,8 +152,12 @@ def main(argv: list[str] | None = None) -> None:
             "step": step,
             "config": settings,
             "data_fingerprint": photos.fingerprint,
+            # of the steps since the last line of the metrics
+            "results": torch.stack(results) if results else [],
+            "seconds": time.perf_counter() - since,
         }
-        checkpoint.save(run_dir / "last.pt", checkpoint.TRAINING, content)
+        metrics.flush_to_disk()
+        checkpoint.save_state(run_dir, content)
 
     def log(
         done: int, lr: float, tau: float, speed: float, means: Callable[[], list[list[float]]]
@@ -179,6 +186,9 @@ def main(argv: list[str] | None = None) -> None:
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
     results, waiting = [], []
     started = since = saved = time.perf_counter()
+    if state:
+        results = [pair.to(device) for pair in state.get("results", [])]
+        since -= state.get("seconds", 0)
     todo = range(first_step, total_steps)
     bar = progress(total_steps, "step", first_step)
     with Interrupt() as stop, metrics, bar:
@@ -205,28 +215,31 @@ def main(argv: list[str] | None = None) -> None:
             done = step + 1
             epoch_ends = done % steps_per_epoch == 0
             stopping = stop.asked
-            due = epoch_ends and time.perf_counter() - saved >= config.save_every
-            saving = due or stopping or done == total_steps
+            unsaved = time.perf_counter() - saved  # seconds
+            due = unsaved >= config.save_within or (epoch_ends and unsaved >= config.save_every)
+            saving = due or stopping or stop.save_asked or done == total_steps
             bar.update()
-            if done % config.log_every == 0 or epoch_ends or stopping:
+            if done % config.log_every == 0 or epoch_ends:
                 now = time.perf_counter()
                 speed = len(results) * piece / (now - since)
                 means = read_later(torch.stack(results).mean(0))
                 waiting.append((done, lr, tau, speed, means))
                 results, since = [], now
-                # a GPU's results are read when the next are due, so that it is not waited for
-                while waiting and (len(waiting) > 1 or saving):
-                    log(*waiting.pop(0))
+            # a GPU's results are read when the next are due, so that it is not waited for
+            while waiting and (len(waiting) > 1 or saving):
+                log(*waiting.pop(0))
             if saving:
+                stop.save_asked = False
                 before = time.perf_counter()
                 save_state(done)
                 saved = time.perf_counter()
                 since += saved - before  # saving does not count as training
             if stopping and done < total_steps:
                 how = "--resume in place of --overwrite" if config.overwrite else "--resume"
-                raise KeyboardInterrupt(
-                    f"saved at step {done:,} in {run_dir / 'last.pt'}; the same command with "
-                    f"{how} goes on"
+                raise Stopped(
+                    f"saved at step {done:,} in {run_dir / LAST}; the same command with "
+                    f"{how} goes on",
+                    stop.code,
                 )
 
     # ---- the hand-off

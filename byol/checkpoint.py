@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
+import sys
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from torch import nn
 
 from byol.encoder import Encoder
 from byol.errors import UserError
-from byol.run_folder import make_folder
+from byol.files import check_seal, reads_back, seal, write_atomically
+from byol.run_folder import LAST, PREVIOUS, make_folder
 
 ENCODER, TRAINING, CLASSIFIER = "byol-encoder", "byol-training", "byol-classifier"
 _KEYS = {
@@ -28,24 +29,6 @@ _WRITTEN_BY = {
 }
 
 
-def write_atomically(path: str | Path, blob: bytes) -> None:
-    """Write a file under a temporary name in the same folder, flush it, and rename it.
-
-    At any instant `path` is the old file or the new one. Raises `OSError`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def check_writable(path: str | Path) -> None:
     """Raises `UserError` if a file could not be written at `path`: better now than at the end."""
     path = Path(path)
@@ -58,7 +41,50 @@ def save(path: str | Path, kind: str, content: dict) -> None:
     """Save `content` (plain types and tensors) as a checkpoint of one of the three kinds."""
     buffer = io.BytesIO()
     torch.save({"kind": kind, **content}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getbuffer())
+
+
+def save_state(run_dir: Path, content: dict) -> None:
+    """Save a state of training as last.pt, sealed; the one before is kept until it reads back.
+
+    Raises `UserError` if it does not read back, and `OSError`.
+    """
+    last, previous = run_dir / LAST, run_dir / PREVIOUS
+    buffer = io.BytesIO()
+    torch.save({"kind": TRAINING, "sealed": True, **content}, buffer)
+    buffer.write(seal(buffer.getbuffer()))
+    # a previous.pt that is still there is good, and last.pt may not be
+    write_atomically(last, buffer.getbuffer(), keep=None if previous.exists() else previous)
+    if not reads_back(last, buffer.getbuffer()):
+        kept = f"{previous} is kept" if previous.exists() else "there is no earlier one"
+        raise UserError(
+            f"{last} does not read back as it was written, and {kept}: check the disk, then go on "
+            "with --resume"
+        )
+    previous.unlink(missing_ok=True)
+
+
+def load_state(run_dir: Path) -> dict:
+    """The last state of training, or the one before, with a warning, if that is damaged or gone.
+
+    Raises `UserError` if neither can be read.
+    """
+    last, previous = run_dir / LAST, run_dir / PREVIOUS
+    try:
+        return load(last, TRAINING)
+    except UserError as error:
+        if not previous.is_file():
+            raise
+        problem = f"{last} is damaged" if last.is_file() else f"there is no {last}"
+        try:
+            content = load(previous, TRAINING)
+        except UserError:
+            raise UserError(
+                f"--resume: {problem}, and {previous} is damaged as well; start anew with "
+                "--overwrite in place of --resume"
+            ) from error
+    print(f"{problem}: going on from {previous}, step {content['step']:,}", file=sys.stderr)
+    return content
 
 
 def load(path: str | Path, kind: str) -> dict:
@@ -69,11 +95,17 @@ def load(path: str | Path, kind: str) -> dict:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; train_byol.py writes one")
+    whole, content = None, None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        whole = check_seal(path)
+        if whole is not False:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = "it holds more than weights" if "GLOBAL" in str(error) else "it is damaged"
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}; give another") from None
+    # a state of training is sealed, but for those of earlier versions
+    if whole is False or (whole is None and isinstance(content, dict) and content.get("sealed")):
+        raise UserError(f"{path} cannot be read as a checkpoint: it is damaged; give another")
     found = content.get("kind") if isinstance(content, dict) else None
     if found != kind:
         what = _WRITTEN_BY.get(found, "not a checkpoint of this project")

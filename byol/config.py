@@ -119,6 +119,9 @@ class PretrainConfig(Shared):
     save_every: float = option(
         60.0, "seconds at least from a checkpoint to the next, at an epoch's end", low=0
     )
+    save_within: float = option(
+        600.0, "seconds at most from a checkpoint to the next, also amid an epoch", low=0
+    )
     run_dir: str = option("runs/byol", "folder for config, metrics and checkpoints")
     out: str = option("byol.pt", "file for the finished encoder")
     resume: bool = option(False, "go on from the last checkpoint of the run folder")

@@ -14,11 +14,19 @@ class UserError(Exception):
     """A fault that the user can mend. Its text is one sentence that says what and how."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A run was stopped by a signal: `code` is its exit code, the text says what to do next."""
+
+    def __init__(self, text: str, code: int):
+        super().__init__(text)
+        self.code = code
+
+
 def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
     """Turn a script's `main` into one that returns an exit code and never a traceback.
 
     0 done; 2 a `UserError`, a full disk or too little memory on the GPU, with one sentence on
-    stderr; 130 interrupted.
+    stderr; 130 interrupted, 143 terminated.
     """
 
     @functools.wraps(main)
@@ -33,7 +41,7 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
                 f"interrupted: {str(interrupt) or 'nothing was saved; run the command again'}",
                 file=sys.stderr,
             )
-            return 130
+            return getattr(interrupt, "code", 130)
         except torch.OutOfMemoryError:
             print(
                 "error: the GPU has too little memory; give train_byol.py --photos-in host or "

@@ -1,33 +1,41 @@
-"""Ctrl-C ends a run between two steps, so that what is saved is whole."""
+"""Signals end a run, or save it, between two steps, so that what is saved is whole."""
 
 from __future__ import annotations
 
 import signal
 import threading
 
+from byol.errors import Stopped
+
 
 class Interrupt:
-    """`with Interrupt() as stop: ...` and look at `stop.asked` after each step.
+    """`with Interrupt() as stop: ...` and look at `stop.asked` and `stop.save_asked` after a step.
 
-    The first SIGINT or SIGTERM sets `asked`; a second one raises KeyboardInterrupt at once.
-    Outside the main thread (some test runners) signals are left alone.
+    The first SIGINT or SIGTERM sets `asked`, and `code` to the exit code; a second one raises
+    `Stopped` at once. SIGUSR1 sets `save_asked`. Outside the main thread (some test runners)
+    signals are left alone.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.save_asked = False
+        self.code = 0
 
     def __enter__(self) -> Interrupt:
         self._previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+                self._previous[number] = signal.signal(number, self._stop)
+            self._previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._save)
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, frame) -> None:
+    def _stop(self, number: int, frame) -> None:
         if self.asked:
-            raise KeyboardInterrupt("stopped at once; the last checkpoint is whole")
-        self.asked = True
+            raise Stopped("stopped at once; --resume takes the last checkpoint", 128 + number)
+        self.asked, self.code = True, 128 + number
+
+    def _save(self, number: int, frame) -> None:
+        self.save_asked = True

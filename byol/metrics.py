@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from byol.checkpoint import write_atomically
+from byol.files import write_atomically
 
 
 def write_json(path: str | Path, content: dict) -> None:
@@ -73,6 +74,10 @@ class MetricsFile:
     def write(self, **values) -> None:
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
+
+    def flush_to_disk(self) -> None:
+        """Before a checkpoint, so that no line is lost that a resumed run does not write again."""
+        os.fsync(self._file.fileno())
 
     def __enter__(self) -> MetricsFile:
         return self

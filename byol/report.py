@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from byol.checkpoint import write_atomically
+from byol.files import write_atomically
 from byol.metrics import write_json
 
 FEATURES = {

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import tempfile
 from pathlib import Path
+from typing import TextIO
 
 from byol.errors import UserError
+
+LAST, PREVIOUS = "last.pt", "previous.pt"  # the state of a run, and the one before
 
 
 def make_folder(path: str | Path, flag: str) -> Path:
@@ -22,28 +27,63 @@ def make_folder(path: str | Path, flag: str) -> Path:
     return path
 
 
-def open_run_folder(path: str, *, resume: bool, overwrite: bool) -> Path:
-    """The run folder, made if needed.
+def lock_run_folder(run_dir: Path) -> TextIO:
+    """The locked file run.lock, which holds our process id; closing it, or dying, unlocks.
 
-    Raises `UserError` if it holds a run and neither `resume` nor `overwrite` is asked, if there
-    is nothing to resume, or if it cannot be written to.
+    Raises `UserError` with the id of the process that has the folder, if there is one.
     """
-    state = Path(path) / "last.pt"
+    lock = open(run_dir / "run.lock", "a+")  # noqa: SIM115  (it outlives this function)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        pid = lock.read().strip()
+        lock.close()
+        raise UserError(
+            f"{run_dir} is in use by process {pid}: wait for it, stop it, or choose another "
+            "--run-dir"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    lock.truncate(0)
+    print(os.getpid(), file=lock, flush=True)
+    return lock
+
+
+def open_run_folder(path: str, *, resume: bool, overwrite: bool) -> tuple[Path, TextIO]:
+    """The run folder, made if needed, and its lock, which holds until it is closed.
+
+    What a killed run left half-written there is removed. Raises `UserError` if another process
+    has the folder, if it holds a run and neither `resume` nor `overwrite` is asked, if there is
+    nothing to resume, or if it cannot be written to.
+    """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other: give one")
-    if resume and not state.is_file():
-        raise UserError(f"--resume: there is no {state} to go on from; leave --resume out")
-    if state.exists() and not resume and not overwrite:
+    run_dir = Path(path)
+    if resume and not _holds_a_run(run_dir):
+        raise UserError(f"--resume: there is no {run_dir / LAST} to go on from; leave --resume out")
+    make_folder(run_dir, "--run-dir")
+    lock = lock_run_folder(run_dir)
+    if _holds_a_run(run_dir) and not resume and not overwrite:
         raise UserError(
-            f"{path} holds a run already: add --resume to go on with it, --overwrite to start "
+            f"{run_dir} holds a run already: add --resume to go on with it, --overwrite to start "
             "anew, or choose another --run-dir"
         )
-    return make_folder(path, "--run-dir")
+    for half_written in run_dir.glob(".*.tmp"):
+        half_written.unlink()
+    return run_dir, lock
+
+
+def _holds_a_run(run_dir: Path) -> bool:
+    return (run_dir / LAST).is_file() or (run_dir / PREVIOUS).is_file()
 
 
 def check_same_settings(before: dict, now: dict, may_differ: set[str], run_dir: Path) -> None:
-    """Raises `UserError` naming the settings that differ from those a run was started with."""
-    if unknown := sorted(now.keys() - before.keys()):
+    """Raises `UserError` naming the settings that differ from those a run was started with.
+
+    Those that `may_differ` need not have existed then.
+    """
+    if unknown := sorted(now.keys() - before.keys() - may_differ):
         raise UserError(
             f"--resume: {run_dir} is of an earlier version, which had no {', '.join(unknown)}; "
             "start anew in another --run-dir"

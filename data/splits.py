@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from byol.checkpoint import write_atomically
 from byol.errors import UserError
+from byol.files import write_atomically
 from data.files import printable
 from data.pack import Photos
 

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, and nothing in them can run."""
 
+import binascii
 import pickle
 
 import pytest
@@ -28,18 +29,76 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.pt"
-    checkpoint.write_atomically(path, b"old")
+def training_content(step):
+    content = {"model": {"w": torch.full((50,), float(step))}, "optimizer": {}, "scaler": {}}
+    return {**content, "step": step, "config": {}, "data_fingerprint": "0"}
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+def test_a_state_is_found_damaged_at_every_length_and_every_byte(tmp_path):
+    checkpoint.save_state(tmp_path, training_content(1))
+    path = tmp_path / "last.pt"
+    whole = path.read_bytes()
+    assert torch.load(path, weights_only=True)["step"] == 1  # plain torch reads it
+    body = whole[: whole.index(b"\nbyol: CRC-32")]
+    assert int(whole[-8:], 16) == binascii.crc32(body)
+    assert checkpoint.load(path, checkpoint.TRAINING)["step"] == 1
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"last\.pt"):
+            checkpoint.load(path, checkpoint.TRAINING)
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        with pytest.raises(UserError, match=r"last\.pt"):
+            checkpoint.load(path, checkpoint.TRAINING)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(UserError, match=r"last\.pt"):
+        checkpoint.load(path, checkpoint.TRAINING)
+
+
+def test_a_state_of_an_earlier_version_has_no_seal(tmp_path):
+    torch.save({"kind": checkpoint.TRAINING, **training_content(4)}, tmp_path / "last.pt")
+    assert checkpoint.load_state(tmp_path)["step"] == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_the_state_before_is_kept_until_the_new_one_reads_back(
+    tmp_path, monkeypatch, capsys, damage
+):
+    checkpoint.save_state(tmp_path, training_content(1))
+    checkpoint.save_state(tmp_path, training_content(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "reads_back", lambda *_: False)
+        with pytest.raises(UserError, match=r"last\.pt does not read back.*previous\.pt is kept"):
+            checkpoint.save_state(tmp_path, training_content(3))
+    last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    assert torch.load(previous, weights_only=True)["step"] == 2
+    assert checkpoint.load_state(tmp_path)["step"] == 3  # it was good all the same
+    assert capsys.readouterr().err == ""
+
+    last.unlink() if damage == "gone" else last.write_bytes(last.read_bytes()[:-1])
+    assert checkpoint.load_state(tmp_path)["step"] == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "last.pt" in line
+    assert "previous.pt, step 2" in line
+
+    def killed(path, blob):
+        assert checkpoint.load(previous, checkpoint.TRAINING)["step"] == 2  # not the damaged one
+        return reads_back(path, blob)
+
+    reads_back = checkpoint.reads_back
+    monkeypatch.setattr(checkpoint, "reads_back", killed)
+    checkpoint.save_state(tmp_path, training_content(5))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    assert checkpoint.load_state(tmp_path)["step"] == 5
+
+
+def test_two_damaged_states_are_one_sentence(tmp_path, capsys):
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"last\.pt is damaged, and .*previous\.pt is damaged"):
+        checkpoint.load_state(tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path):

@@ -21,7 +21,7 @@ from refusals import fails
 import plot_losses
 import train_byol
 import train_classifier
-from byol import checkpoint
+from byol import checkpoint, files
 from byol.metrics import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -214,30 +214,75 @@ def test_flat_folder_is_all_unlabelled(tmp_path, capsys):
     fails(capsys, classify("--init", "byol.pt", "--freeze"), "class folders")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(photos):
+def started_run(photos, *extra):
+    """A process that trains for long, once it has written two lines of metrics."""
     command = [sys.executable, str(ROOT / "train_byol.py"), "--data", str(photos), "--labels", "8",
-               *TINY, "--epochs", "400"]  # fmt: skip
+               *TINY, "--epochs", "400", *extra]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     metrics = Path("runs/byol/metrics.jsonl")
+    wait_for(lambda: metrics.exists() and len(read_jsonl(metrics)) >= 2, process)
+    return process
+
+
+def wait_for(condition, process):
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and len(read_jsonl(metrics)) >= 2):
+    while not condition():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(photos, number, code):
+    process = started_run(photos)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "--resume" in errors
     assert "Traceback" not in errors
     stopped = torch.load("runs/byol/last.pt", weights_only=True)["step"]
     assert 3 <= stopped < 1200
 
 
-def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
+def test_a_second_run_in_the_same_folder_is_refused(photos, capsys):
+    process = started_run(photos)
+    wait_for(Path("runs/byol/last.pt").exists, process)
+    for flag in ("--resume", "--overwrite"):
+        fails(capsys, pretrain(photos, flag), f"in use by process {process.pid}")
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert pretrain(photos, "--overwrite", "--epochs", "1") == 0
+
+
+def test_sigusr1_saves_and_goes_on_and_two_ctrl_c_do_no_harm(photos):
+    process = started_run(photos, "--save-every", "9999", "--save-within", "9999")
+    last = Path("runs/byol/last.pt")
+    assert not last.exists()
+    process.send_signal(signal.SIGUSR1)
+    wait_for(last.exists, process)
+    saved = checkpoint.load(last, checkpoint.TRAINING)["step"]
+    wait_for(lambda: read_jsonl("runs/byol/metrics.jsonl")[-1]["step"] > saved + 2, process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert checkpoint.load_state(Path("runs/byol"))["step"] >= saved
+
+
+@pytest.mark.parametrize(("steps", "damaged"), [(1, False), (4, False), (5, True)])
+def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch, capsys, steps, damaged):
+    """Stopped before the first line of metrics, at a line amid an epoch, and between two lines.
+
+    Once with a damaged last.pt, as a loss of power may leave it beside previous.pt.
+    """
     assert pretrain(photos, "--out", "whole.pt", "--run-dir", "whole") == 0
 
-    class StopAfterFour:
-        steps = 0
+    class StopAfterSome:
+        save_asked, code = False, 130
 
         def __enter__(self):
             return self
@@ -247,7 +292,7 @@ def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
 
         @property
         def asked(self):
-            return step_counter["n"] >= 4
+            return step_counter["n"] >= steps
 
     step_counter = {"n": 0}
     update = train_byol.BYOL.update_target
@@ -257,35 +302,46 @@ def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch):
         update(self, tau)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_byol, "Interrupt", StopAfterFour)
+        patch.setattr(train_byol, "Interrupt", StopAfterSome)
         patch.setattr(train_byol.BYOL, "update_target", counted)
         assert pretrain(photos, "--out", "part.pt", "--run-dir", "part") == 130
     assert not Path("part.pt").exists()
-    assert torch.load("part/last.pt", weights_only=True)["step"] == 4
+    assert torch.load("part/last.pt", weights_only=True)["step"] == steps
+    if damaged:
+        Path("part/last.pt").rename("part/previous.pt")
+        Path("part/last.pt").write_bytes(Path("part/previous.pt").read_bytes()[:-1])
+    capsys.readouterr()
     assert pretrain(photos, "--out", "part.pt", "--run-dir", "part", "--resume") == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "previous.pt" in line]
+    assert len(warnings) == damaged
+    assert not Path("part/previous.pt").exists()
     whole, part = (torch.load(f"{n}.pt", weights_only=True)["encoder"] for n in ("whole", "part"))
     for key, value in whole.items():
         assert torch.equal(value, part[key]), key
-    steps = [row["step"] for row in read_jsonl("part/metrics.jsonl")]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == 6
+    whole, part = (read_jsonl(f"{name}/metrics.jsonl") for name in ("whole", "part"))
+    assert [row["step"] for row in whole] == [2, 3, 4, 6]
+    for row in whole + part:
+        assert row.pop("images_per_second") > 0
+    assert part == whole
 
 
 def test_checkpoints_come_no_more_often_than_asked(photos, monkeypatch):
     saved = []
-    save = checkpoint.save
+    save = checkpoint.save_state
 
-    def counted(path, kind, content):
-        if kind == checkpoint.TRAINING:
-            saved.append(content["step"])
-        save(path, kind, content)
+    def counted(run_dir, content):
+        saved.append(content["step"])
+        save(run_dir, content)
 
-    monkeypatch.setattr(checkpoint, "save", counted)
+    monkeypatch.setattr(checkpoint, "save_state", counted)
     assert pretrain(photos) == 0
     assert saved == [3, 6]  # each epoch
     saved.clear()
     assert pretrain(photos, "--overwrite", "--save-every", "600") == 0
     assert saved == [6]  # the end
+    saved.clear()
+    assert pretrain(photos, "--overwrite", "--save-every", "600", "--save-within", "0") == 0
+    assert saved == [1, 2, 3, 4, 5, 6]  # amid epochs
 
 
 def test_resume_refuses_other_images(photos, capsys, tmp_path):
@@ -377,7 +433,7 @@ def test_a_full_disk_is_one_sentence(photos, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "last.pt")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     fails(capsys, pretrain(photos), "disk is full")
 
 
@@ -450,9 +506,8 @@ def test_plots_read_runs_from_before_features_were_a_choice(encoder_file, capsys
 def test_a_run_of_an_earlier_version_is_not_resumed(photos, capsys):
     assert pretrain(photos) == 0
     content = checkpoint.load("runs/byol/last.pt", checkpoint.TRAINING)
-    kind = content.pop("kind")
     del content["config"]["taps"]
-    checkpoint.save("runs/byol/last.pt", kind, content)
+    checkpoint.save_state(Path("runs/byol"), content)
     fails(capsys, pretrain(photos, "--resume"), "earlier version", "taps", "--run-dir")
 
 

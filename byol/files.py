@@ -1,0 +1,78 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from pathlib import Path
+
+_SEAL = b"\nbyol: CRC-32 of what is before this line: "  # and eight hexadecimal digits
+_PIECE = 2**20
+
+
+def write_atomically(path: str | Path, blob: bytes | memoryview, keep: Path | None = None) -> None:
+    """Write a file under a temporary name in the same folder, flush it, rename it, flush the name.
+
+    At any instant `path` is the old file or the new one, also after a loss of power. With `keep`
+    the old file moves there first; stopped between the two, there is only `keep`. Raises `OSError`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names in `folder` last; where the file system cannot, they are as safe as it is."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def seal(blob: bytes | memoryview) -> bytes:
+    """What to append to `blob` so that `check_seal` finds damage. A zip may end with it.
+
+    CRC-32 is against accidents, which it finds for certain in up to four bytes in a row; SHA-256
+    would add 40 % to the time of a save.
+    """
+    return _SEAL + b"%08x" % zlib.crc32(blob)
+
+
+def check_seal(path: Path) -> bool | None:
+    """Whether a file is as it was sealed; None if it does not end with a seal. Raises `OSError`."""
+    checksum = 0
+    with open(path, "rb") as file:
+        length = file.seek(0, os.SEEK_END) - len(_SEAL) - 8
+        if length < 0:
+            return None
+        file.seek(length)
+        mark, expected = file.read(len(_SEAL)), file.read()
+        if mark != _SEAL:
+            return None
+        file.seek(0)
+        for at in range(0, length, _PIECE):
+            checksum = zlib.crc32(file.read(min(_PIECE, length - at)), checksum)
+    return b"%08x" % checksum == expected
+
+
+def reads_back(path: Path, blob: memoryview) -> bool:
+    """Whether a file holds `blob`. Raises `OSError`."""
+    with open(path, "rb") as file:
+        for at in range(0, len(blob), _PIECE):
+            if file.read(_PIECE) != bytes(blob[at : at + _PIECE]):
+                return False
+        return not file.read(1)
