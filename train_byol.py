@@ -41,6 +41,8 @@ MAY_DIFFER_ON_RESUME = {
     *("run_dir", "out", "resume", "overwrite"),
 }
 
+COLLAPSED, COLLAPSED_STEPS = 0.1, 200  # a spread below the one for as long as the other
+
 
 @command
 def main(argv: list[str] | None = None) -> None:
@@ -166,6 +168,17 @@ def main(argv: list[str] | None = None) -> None:
         loss = sum(w * part for w, part in zip(weights, losses, strict=True))
         if not math.isfinite(loss):
             stop_training("the loss is", done)
+        nonlocal spread_until
+        if spreads[0] >= COLLAPSED:
+            spread_until = done
+        elif spread_until is not None and done - spread_until >= COLLAPSED_STEPS:
+            bar.write(
+                f"warning: since step {spread_until:,} all projections are nearly the same (spread "
+                f"{spreads[0]:.2f}), so nothing more is learned; stop, and try a lower --lr, more "
+                "--weight-decay or a higher --tau0",
+                file=sys.stderr,
+            )
+            spread_until = None  # once is enough
         epoch = done / steps_per_epoch
         metrics.write(
             step=done,
@@ -185,6 +198,7 @@ def main(argv: list[str] | None = None) -> None:
     model.train()
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
     results, waiting = [], []
+    spread_until: int | None = first_step
     started = since = saved = time.perf_counter()
     if state:
         results = [pair.to(device) for pair in state.get("results", [])]

@@ -429,6 +429,24 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(photos, capsys
     assert not Path("byol.pt").exists()
 
 
+@pytest.mark.parametrize(("value", "warnings"), [(0.05, 1), (0.15, 0)])
+def test_a_collapse_is_told_once(photos, capsys, monkeypatch, value, warnings):
+    term = train_byol.BYOL.term
+
+    def alike(self, view, targets):
+        losses, spreads = term(self, view, targets)
+        return losses, torch.full_like(spreads, value)
+
+    monkeypatch.setattr(train_byol.BYOL, "term", alike)
+    monkeypatch.setattr(train_byol, "COLLAPSED_STEPS", 4)  # of 12; the line is written each 2
+    assert pretrain(photos, "--epochs", "4") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(told) == warnings
+    if told:
+        assert "since step 0 " in told[0]
+        assert "--lr" in told[0]
+
+
 def test_a_full_disk_is_one_sentence(photos, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "last.pt")
