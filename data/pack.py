@@ -250,10 +250,10 @@ def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, st
         nonlocal waiting
         item, future = pending.popleft()
         waiting -= item.file_bytes
-        try:
-            return future.result()
-        except BadImage as problem:
+        problem = future.exception()
+        if isinstance(problem, BadImage):  # raised here, it would keep the file's bytes for long
             return item.name, str(problem)
+        return future.result()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:

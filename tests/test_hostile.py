@@ -2,6 +2,7 @@
 
 import bz2
 import contextlib
+import gc
 import gzip
 import os
 import resource
@@ -175,6 +176,18 @@ def test_few_bytes_wait_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(pack, "MAX_WAITING", 10)  # less than one: one at a time
     assert opened(write_tar(tmp_path / "a.tar", content)).names == NAMES
     assert 10_000 < most < 12_000
+
+
+def test_a_broken_file_is_let_go_at_once(tmp_path):
+    """A problem that holds itself keeps the file's bytes until the next garbage collection."""
+    path = write_zip(tmp_path / "a.zip", {**pngs(*NAMES), "30.png": b"broken", "31.png": b""})
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(opened(path).skipped) == 2
+        assert not [thing for thing in gc.get_objects() if type(thing) is BadImage]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
