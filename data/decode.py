@@ -82,16 +82,37 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
+    _check_pixels(*_webp_size(blob))  # Pillow would take 8 bytes for each before it looks
     with Image.open(io.BytesIO(blob), formats=FORMATS) as image:
         width, height = image.size
-        if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-            raise BadImage(f"too many pixels ({width} x {height})")
+        _check_pixels(width, height)
         if max(width, height) > MAX_SIDE:
             raise BadImage(f"too long a side ({width} x {height})")
         if image.info.get("progressive") and blob.count(b"\xff\xda") > MAX_SCANS:
             raise BadImage("too many scans")
         with _one_big if width * height > BIG else contextlib.nullcontext():
             return _pixels(image, size)
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(f"too many pixels ({width} x {height})")
+
+
+def _webp_size(blob: bytes) -> tuple[int, int]:
+    """Width and height as the header of a WebP file claims them; 0, 0 for other files."""
+
+    def number(first: int, last: int) -> int:
+        return int.from_bytes(blob[first:last], "little")
+
+    kind = blob[12:16] if blob[:4] == b"RIFF" and blob[8:12] == b"WEBP" else b""
+    if kind == b"VP8X":
+        return number(24, 27) + 1, number(27, 30) + 1
+    if kind == b"VP8L":
+        return (number(21, 25) & 0x3FFF) + 1, (number(21, 25) >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return number(26, 28) & 0x3FFF, number(28, 30) & 0x3FFF
+    return 0, 0
 
 
 def _pixels(image: Image.Image, size: int) -> tuple[np.ndarray, int, int]:

@@ -70,6 +70,7 @@ def whole_files() -> list[bytes]:
     packings = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
     made += [encode(drawing, "TIFF", compression=packing) for packing in packings]
     made += [encode(drawing.convert("1"), "TIFF", compression="group4")]
+    made += [encode(seen_through, "WEBP", lossless=True)]
     made += [encode(drawing, "JPEG", progressive=True, exif=exif, icc_profile=icc)]
     made += [encode(drawing.quantize(7), "PNG", transparency=2), encode(drawing.quantize(9), "BMP")]
     if PHOTOS.is_file():
@@ -139,6 +140,10 @@ def with_size(blob: bytes, width: int, height: int) -> bytes:
     elif blob[:4] == b"RIFF" and blob[12:16] == b"VP8X":  # each side less one, in 24 bits
         sides = ((side - 1) & 0xFFFFFF for side in (width, height))
         bad[24:30] = b"".join(side.to_bytes(3, "little") for side in sides)
+    elif blob[12:16] == b"VP8L":
+        sides = [(side - 1) & 0x3FFF for side in (width, height)]
+        bits = struct.unpack("<I", blob[21:25])[0] >> 28 << 28 | sides[1] << 14 | sides[0]
+        bad[21:25] = struct.pack("<I", bits)
     elif blob[:4] == b"RIFF":
         bad[26:30] = struct.pack("<HH", *(side & 0x3FFF for side in narrow))
     elif blob[:4] == b"II*\0":
@@ -308,6 +313,21 @@ def test_a_size_beyond_the_limit_is_refused_in_every_format(kind, side):
     with pytest.raises(BadImage, match=r"too many pixels"):
         decode(claimed(kind, side), SIZE)
     assert peak_memory() - before < 50_000_000
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"}])
+def test_a_large_webp_is_refused_before_pillow_sees_it(monkeypatch, options):
+    """libwebp makes room for two canvases when the file is opened: 2 GB for 100 bytes."""
+    from data import decode
+
+    image = Image.new("RGB", (37, 211))
+    blob = encode(image, "WEBP", **options)
+    assert decode._webp_size(blob) == (37, 211)
+    assert decode.decode(blob, SIZE)[1:] == (211, 37)
+    monkeypatch.setattr(decode.Image, "MAX_IMAGE_PIXELS", 37 * 211 - 1)
+    monkeypatch.setattr(decode.Image, "open", None)
+    with pytest.raises(decode.BadImage, match=r"^too many pixels \(37 x 211\)$"):
+        decode.decode(blob, SIZE)
 
 
 def test_a_long_thin_image_is_refused():
