@@ -26,9 +26,9 @@ EXIF_ORIENTATION = 0x0112
 MAX_SIDE = 500_000  # the resize needs a table as long as the longest side
 MAX_SCANS = 1_000  # of a progressive JPEG, which has about ten; each runs over all pixels
 # Images of this many pixels are decoded one at a time, whatever the number of threads: Pillow
-# takes up to 1.2 GB for the largest that it allows.
+# takes up to 1.5 GB for the largest that it allows.
 BIG = 32_000_000
-_one_big = threading.Lock()
+_one_big = threading.RLock()
 BLOCK = 1 << 20  # pixels
 _T = Image.Transpose
 # How to bring an image with this EXIF orientation upright.
@@ -82,21 +82,26 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
-    _check_pixels(*_webp_size(blob))  # Pillow would take 8 bytes for each before it looks
-    with Image.open(io.BytesIO(blob), formats=FORMATS) as image:
+    width, height = _webp_size(blob)
+    _check_pixels(width, height)  # Pillow would take 8 bytes for each before it looks
+    with _in_turn(width, height), Image.open(io.BytesIO(blob), formats=FORMATS) as image:
         width, height = image.size
         _check_pixels(width, height)
         if max(width, height) > MAX_SIDE:
             raise BadImage(f"too long a side ({width} x {height})")
         if image.info.get("progressive") and blob.count(b"\xff\xda") > MAX_SCANS:
             raise BadImage("too many scans")
-        with _one_big if width * height > BIG else contextlib.nullcontext():
+        with _in_turn(width, height):
             return _pixels(image, size)
 
 
 def _check_pixels(width: int, height: int) -> None:
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         raise BadImage(f"too many pixels ({width} x {height})")
+
+
+def _in_turn(width: int, height: int) -> contextlib.AbstractContextManager:
+    return _one_big if width * height > BIG else contextlib.nullcontext()
 
 
 def _webp_size(blob: bytes) -> tuple[int, int]:
@@ -150,7 +155,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_deep_grey(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white

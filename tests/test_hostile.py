@@ -123,7 +123,7 @@ def test_zip_entries_that_overlap_are_refused(tmp_path):
                 setattr(other, field, getattr(one, field))
             archive.filelist.append(other)
         archive._didModify = True
-    refused(path, "overlap")
+    refused(path, "its files overlap")
 
 
 def test_an_archive_in_an_archive_is_no_image(tmp_path):
