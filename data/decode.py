@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 
 import numpy as np
 
@@ -21,6 +23,13 @@ from PIL import (  # noqa: F401
 
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]  # multi-picture JPEG opens as JPEG
 EXIF_ORIENTATION = 0x0112
+MAX_SIDE = 500_000  # the resize needs a table as long as the longest side
+MAX_SCANS = 1_000  # of a progressive JPEG, which has about ten; each runs over all pixels
+# Images of this many pixels are decoded one at a time, whatever the number of threads: Pillow
+# takes up to 1.5 GB for the largest that it allows.
+BIG = 32_000_000
+_one_big = threading.RLock()
+BLOCK = 1 << 20  # pixels
 _T = Image.Transpose
 # How to bring an image with this EXIF orientation upright.
 UPRIGHT = {
@@ -73,20 +82,57 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
-    with Image.open(io.BytesIO(blob), formats=FORMATS) as image:
+    width, height = _webp_size(blob)
+    _check_pixels(width, height)  # Pillow would take 8 bytes for each before it looks
+    with _in_turn(width, height), Image.open(io.BytesIO(blob), formats=FORMATS) as image:
         width, height = image.size
-        if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-            raise BadImage(f"too many pixels ({width} x {height})")
-        if image.format in ("JPEG", "MPO"):
-            # The decoder can shrink by 2, 4 or 8 for nearly nothing; what stays is at least
-            # twice the wanted size, so the resize below still has detail to average.
-            image.draft(None, (2 * size, 2 * size))
-            image.load()
-        else:
-            image.load()
-            width, height = image.size  # TIFF turns itself upright while loading
-        orientation = _orientation(image)
-        rgb = _to_rgb(image)
+        _check_pixels(width, height)
+        if max(width, height) > MAX_SIDE:
+            raise BadImage(f"too long a side ({width} x {height})")
+        if image.info.get("progressive") and blob.count(b"\xff\xda") > MAX_SCANS:
+            raise BadImage("too many scans")
+        with _in_turn(width, height):
+            return _pixels(image, size)
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(f"too many pixels ({width} x {height})")
+
+
+def _in_turn(width: int, height: int) -> contextlib.AbstractContextManager:
+    return _one_big if width * height > BIG else contextlib.nullcontext()
+
+
+def _webp_size(blob: bytes) -> tuple[int, int]:
+    """Width and height as the header of a WebP file claims them; 0, 0 for other files."""
+
+    def number(first: int, last: int) -> int:
+        return int.from_bytes(blob[first:last], "little")
+
+    kind = blob[12:16] if blob[:4] == b"RIFF" and blob[8:12] == b"WEBP" else b""
+    if kind == b"VP8X":
+        return number(24, 27) + 1, number(27, 30) + 1
+    if kind == b"VP8L":
+        return (number(21, 25) & 0x3FFF) + 1, (number(21, 25) >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return number(26, 28) & 0x3FFF, number(28, 30) & 0x3FFF
+    return 0, 0
+
+
+def _pixels(image: Image.Image, size: int) -> tuple[np.ndarray, int, int]:
+    """Load an opened image; returns what `decode` returns."""
+    width, height = image.size
+    if image.format in ("JPEG", "MPO"):
+        # The decoder can shrink by 2, 4 or 8 for nearly nothing; what stays is at least
+        # twice the wanted size, so the resize below still has detail to average.
+        image.draft(None, (2 * size, 2 * size))
+        image.load()
+    else:
+        image.load()
+        width, height = image.size  # TIFF turns itself upright while loading
+    orientation = _orientation(image)
+    rgb = _to_rgb(image)
     if orientation in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[orientation])
         if orientation >= 5:
@@ -109,7 +155,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_deep_grey(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
@@ -123,9 +169,20 @@ def _deep_grey(values: np.ndarray) -> np.ndarray:
     their range. What fits none of these is stretched from its smallest to its largest value.
     """
     whole = np.issubdtype(values.dtype, np.integer)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+    flat = values.reshape(-1)
+
+    def block(first: int) -> np.ndarray:  # all at once would take 25 bytes for each pixel
+        part = flat[first : first + BLOCK].astype(np.float64)
+        return np.nan_to_num(part, posinf=0.0, neginf=0.0)
+
+    starts = range(0, len(flat), BLOCK)
+    low = min(float(block(first).min()) for first in starts)
+    high = max(float(block(first).max()) for first in starts)
     white = next((top for top in ((65535,) if whole else (1, 255)) if high <= top), None)
+    shift = 0.0
     if low < 0 or white is None:
-        values, white = values - low, (high - low) or 1.0
-    return np.rint(values * (255 / white)).astype(np.uint8)
+        shift, white = low, (high - low) or 1.0
+    out = np.empty(flat.shape, np.uint8)
+    for first in starts:
+        out[first : first + BLOCK] = np.rint((block(first) - shift) * (255 / white))
+    return out.reshape(values.shape)

@@ -25,6 +25,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_FILE_BYTES = 200_000_000
+MAX_TAR_HEADER = 1_000_000  # bytes of a long name or of other notes on one member
+MAX_RATIO = 1_000  # how much larger than its file a tar may become, after the first gigabyte
 
 
 class Loaded(NamedTuple):
@@ -37,10 +39,14 @@ class Loaded(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One image of a source. `load(size)` may run in any thread and may raise `BadImage`."""
+    """One image of a source. `load(size)` may run in any thread and may raise `BadImage`.
+
+    file_bytes: what its file takes in memory until the item is done with
+    """
 
     name: str
     load: Callable[[int], Loaded]
+    file_bytes: int = 0
 
 
 def printable(text: str) -> str:
@@ -97,13 +103,20 @@ def read_folder(files: list[_File]) -> Iterator[Item]:
             raise BadImage("not a regular file")
         _check_size(file.size)
         try:
-            with open(file.path, "rb") as stream:
+            with open(file.path, "rb", opener=_open_now) as stream:
+                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                    raise BadImage("not a regular file")
                 return stream.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             raise BadImage(f"cannot be read: {error.strerror}") from error
 
     for file in files:
-        yield _item(file.name, functools.partial(read, file))
+        yield _item(file.name, functools.partial(read, file), file.size)
+
+
+def _open_now(path: str, flags: int) -> int:
+    """A file may have become a pipe since it was listed; do not wait for its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 # ---- archives ----
@@ -119,7 +132,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 def _zip_entries(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     for info in archive.infolist():
         name = _clean(info.filename.replace("\\", "/"))
-        if not info.is_dir() and _is_image(name):
+        if _is_image(name) and not info.is_dir():  # is_dir() fails on an empty name
             yield name, info
 
 
@@ -137,10 +150,12 @@ def read_zip(path: Path) -> Iterator[Item]:
             raise BadImage("a link, not a file")
         if info.flag_bits & 1:
             raise BadImage("encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BadImage(f"packed by method {info.compress_type}, not by deflate")
         _check_size(info.file_size)
         try:
-            with archive.open(info) as stream:
-                return stream.read(MAX_FILE_BYTES + 1)
+            with archive.open(info) as stream:  # no more than it claims, whatever it holds
+                return stream.read(info.file_size + 1)
         except MemoryError:
             raise
         except Exception as error:  # zipfile raises many kinds for a damaged entry
@@ -150,12 +165,30 @@ def read_zip(path: Path) -> Iterator[Item]:
     # Its reads are safe from several threads. It closes itself when the last item is gone, since
     # items are still waiting to be read when this generator ends.
     archive = _open_zip(path)
+    if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
+        raise _damaged(path, zipfile.BadZipFile("its files overlap"))
     for name, info in _zip_entries(archive):
-        yield _item(name, functools.partial(read, info))
+        yield _item(name, functools.partial(read, info), info.file_size)
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """tarfile takes a cut or garbled header for the end of the archive; say so instead."""
+    """tarfile takes a cut or garbled header for the end of the archive; say so instead.
+
+    It also reads long names, notes and maps of holes whole, whatever their size.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        info = super().frombuf(buf, encoding, errors)
+        kind = info.type
+        if kind in (b"x", b"g", b"X", b"L", b"K") and not 0 <= info.size <= MAX_TAR_HEADER:
+            raise tarfile.InvalidHeaderError(f"a header of {info.size:,} bytes")
+        if kind == tarfile.GNUTYPE_SPARSE and buf[482]:  # its map goes on after the header
+            raise tarfile.InvalidHeaderError("a file with many holes")
+        return info
+
+    def _proc_gnusparse_10(self, *_) -> None:
+        raise tarfile.InvalidHeaderError("a file with many holes")
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
@@ -180,8 +213,20 @@ def _open_stream(path: Path) -> IO[bytes]:
     return open(path, "rb")
 
 
+TAR_ERRORS = (
+    tarfile.TarError,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RecursionError,  # headers on headers
+)
+
+
 def read_tar(path: Path) -> Iterator[Item]:
     """Walk a tar in one pass, without a seek."""
+    most = 1_000_000_000 + MAX_RATIO * path.stat().st_size
     try:
         with (
             _open_stream(path) as stream,
@@ -189,11 +234,13 @@ def read_tar(path: Path) -> Iterator[Item]:
         ):
             while (info := archive.next()) is not None:
                 archive.members.clear()  # it keeps the headers of all
+                if archive.offset > most:
+                    raise tarfile.ReadError(f"it unpacks to over {MAX_RATIO:,} times its size")
                 name = _clean(info.name)
                 if info.isdir() or not _is_image(name):
                     continue
-                yield _item(name, _tar_read(archive, info))
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
+                yield _item(name, _tar_read(archive, info), info.size)
+    except TAR_ERRORS as error:
         raise _damaged(path, error) from None
 
 
@@ -226,13 +273,13 @@ def _damaged(path: Path, error: Exception) -> UserError:
 # ---- helpers ----
 
 
-def _item(name: str, read: Callable[[], bytes]) -> Item:
+def _item(name: str, read: Callable[[], bytes], file_bytes: int) -> Item:
     def load(size: int) -> Loaded:
         blob = read()
         _check_size(len(blob))
         return Loaded(name, *decode(blob, size))
 
-    return Item(name, load)
+    return Item(name, load, file_bytes if file_bytes <= MAX_FILE_BYTES else 0)  # else never read
 
 
 def _check_size(size: int) -> None:

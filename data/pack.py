@@ -30,6 +30,7 @@ from data.sources import DATA_DIR, Source, find_source
 
 PACK_VERSION = 2  # raise it whenever decoding, names or the files below change
 MAX_BROKEN = 0.1
+MAX_WAITING = 500_000_000  # bytes of files that are being decoded or wait for it
 STALE_S = 24 * 3600
 TEMPORARY = ".tmp-"
 FILES = (  # of a pack, beside manifest.json
@@ -242,14 +243,17 @@ def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, st
     """
     workers = os.cpu_count() or 1
     pending: deque[tuple[Item, Future[Loaded]]] = deque()
+    waiting = 0
     seen: set[str] = set()
 
     def finish() -> Loaded | tuple[str, str]:
+        nonlocal waiting
         item, future = pending.popleft()
-        try:
-            return future.result()
-        except BadImage as problem:
+        waiting -= item.file_bytes
+        problem = future.exception()
+        if isinstance(problem, BadImage):  # raised here, it would keep the file's bytes for long
             return item.name, str(problem)
+        return future.result()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
@@ -258,6 +262,9 @@ def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, st
                 yield item.name, "a second file of this name"
                 continue
             seen.add(item.name)
+            while pending and waiting + item.file_bytes > MAX_WAITING:
+                yield finish()
+            waiting += item.file_bytes
             pending.append((item, pool.submit(item.load, store_size)))
             if len(pending) >= 8 * workers:
                 yield finish()
@@ -280,7 +287,9 @@ def _refuse_broken(source: str, kept: int, skipped: list[tuple[str, str]]) -> No
 
 def _tell(skipped: Sequence[tuple[str, str]], more: str) -> str:
     """The first three skipped files with their reasons, safe to print."""
-    first = ", ".join(f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:3])
+    first = ", ".join(
+        f"{printable(name[:300])} ({printable(reason)})" for name, reason in skipped[:3]
+    )
     return first + (f" and {len(skipped) - 3:,} more, {more}" if len(skipped) > 3 else "")
 
 
