@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from byol.learner import BYOL
+from byol.learner import BYOL, left_as_it_was
 
 
 def compile_encoders(
@@ -17,18 +17,14 @@ def compile_encoders(
     """
     encoders = model.encoder, model.target_encoder
     device = next(model.parameters()).device
-    buffers = [buffer.clone() for buffer in model.buffers()]
     for encoder in encoders:
         encoder.outputs = torch.compile(encoder.outputs, dynamic=False)
+    noise = torch.randn(2, batch, image_size, image_size, 3, device=device).movedim(-1, 2)
     try:
-        noise = torch.randn(2, batch, image_size, image_size, 3, device=device)
-        model.backward(*noise.movedim(-1, 2), torch.ones(len(model.outputs), device=device), amp)
-        problem = None
+        with left_as_it_was(model):
+            model.backward(*noise, torch.ones(len(model.outputs), device=device), amp)
     except Exception as error:  # a compiler fails in many ways
         for encoder in encoders:
             del encoder.outputs  # the plain method is still there
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-    model.zero_grad(set_to_none=True)
-    return problem
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None

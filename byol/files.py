@@ -11,6 +11,14 @@ _SEAL = b"\nbyol: CRC-32 of what is before this line: "  # and eight hexadecimal
 _PIECE = 2**20
 
 
+def write_file(path: Path, blob: bytes | memoryview) -> None:
+    """Write a file and flush it to the disk. Raises `OSError`."""
+    with open(path, "wb") as file:
+        file.write(blob)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_atomically(path: str | Path, blob: bytes | memoryview, keep: Path | None = None) -> None:
     """Write a file under a temporary name in the same folder, flush it, rename it, flush the name.
 
@@ -21,10 +29,7 @@ def write_atomically(path: str | Path, blob: bytes | memoryview, keep: Path | No
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
+        write_file(temporary, blob)
         if keep and path.exists():
             os.replace(path, keep)
         os.replace(temporary, path)

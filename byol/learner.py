@@ -10,7 +10,8 @@ takes no gradient: after each optimizer step it moves a little towards the onlin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -141,3 +142,16 @@ class BYOL(nn.Module):
         """Move the target towards the online network. Call it after `optimizer.step()`."""
         ema_update(self.target_encoder, self.encoder, tau)
         ema_update(self.target_projectors, self.projectors, tau)
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """For a trial step: at the end the buffers are what they were, and no gradient is left."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, kept in zip(model.buffers(), before, strict=True):
+                buffer.copy_(kept)
+        model.zero_grad(set_to_none=True)

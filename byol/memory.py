@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from byol import small_maps
-from byol.learner import BYOL
+from byol.learner import BYOL, left_as_it_was
 
 _OPTIMIZER_COPIES = {"lars": 1, "sgd": 1, "adamw": 2}
 
@@ -51,13 +51,10 @@ def free_bytes(device: torch.device) -> int:
 
 def _bytes_in_use(model: BYOL, image_size: int, count: int, amp: torch.dtype | None) -> list[int]:
     """After each operation of a step for `count` images, the bytes of the arrays it has made."""
-    buffers = [b.clone() for b in model.buffers()]
     views = torch.zeros(2, count, 3, image_size, image_size)
-    with _Watch([*model.parameters(), *model.buffers(), views]) as watch:
+    watch = _Watch([*model.parameters(), *model.buffers(), views])
+    with left_as_it_was(model), watch:
         model.backward(*views, torch.ones(len(model.outputs)), amp)
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-    model.zero_grad(set_to_none=True)
     return watch.in_use
 
 

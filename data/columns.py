@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import operator
-import os
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+
+from byol.files import write_file
 
 
 class Texts(Sequence):
@@ -60,14 +61,6 @@ class Texts(Sequence):
         if self._width == 1:
             return iter(texts)
         return zip(*(texts[i :: self._width] for i in range(self._width)), strict=True)
-
-
-def write_file(path: Path, blob: bytes | memoryview) -> None:
-    """Write a file and flush it to the disk. Raises `OSError`."""
-    with open(path, "wb") as file:
-        file.write(blob)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

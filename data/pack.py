@@ -22,7 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from byol.errors import UserError
-from data.columns import read_array, read_texts, write_array, write_file, write_texts
+from byol.files import write_file
+from data.columns import read_array, read_texts, write_array, write_texts
 from data.decode import BadImage
 from data.files import Item, Loaded, printable
 from data.layout import classify

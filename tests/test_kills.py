@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from photo_files import cartoon_folder
+from processes import wait_for
 
 from byol.metrics import read_jsonl
 
@@ -38,21 +39,13 @@ def inode(path):
     return path.stat().st_ino if path.exists() else None
 
 
-def wait_until(moment, process):
-    deadline = time.monotonic() + 120
-    while not moment():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.0005)
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_twenty_times_ends_as_an_unbroken_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photos = cartoon_folder(tmp_path / "photos", train=128, test=12)
     began = time.monotonic()
     unbroken = start(photos, "whole", resume=False)
-    wait_until(Path("whole/metrics.jsonl").exists, unbroken)
+    wait_for(Path("whole/metrics.jsonl").exists, unbroken, every=0.0005)
     loop_begins = time.monotonic() - began  # seconds, as long as it takes to start
     assert unbroken.wait(timeout=600) == 0, unbroken.communicate()
     whole_took = time.monotonic() - began
@@ -68,11 +61,13 @@ def test_a_run_that_is_killed_twenty_times_ends_as_an_unbroken_one(tmp_path, mon
         if moment == "any":
             time.sleep(draw.uniform(0.3, loop_begins + 4))
         else:
-            wait_until(lambda e=earlier: inode(metrics) != e, process)  # the loop begins
+            wait_for(
+                lambda e=earlier: inode(metrics) != e, process, every=0.0005
+            )  # the loop begins
             time.sleep(draw.uniform(0, 3))
             pattern = "previous.pt" if moment == "read back" else ".last.pt.*.tmp"
-            wait_until(lambda p=pattern: not list(folder.glob(p)), process)
-            wait_until(lambda p=pattern: list(folder.glob(p)), process)
+            wait_for(lambda p=pattern: not list(folder.glob(p)), process, every=0.0005)
+            wait_for(lambda p=pattern: list(folder.glob(p)), process, every=0.0005)
             if moment == "written":
                 time.sleep(draw.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)

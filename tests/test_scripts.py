@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 import torchvision
 from photo_files import cartoon_folder
 from PIL import Image
+from processes import wait_for
 from refusals import fails
 
 import plot_losses
@@ -222,14 +222,6 @@ def started_run(photos, *extra):
     metrics = Path("runs/byol/metrics.jsonl")
     wait_for(lambda: metrics.exists() and len(read_jsonl(metrics)) >= 2, process)
     return process
-
-
-def wait_for(condition, process):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
