@@ -25,7 +25,7 @@ from byol.config import PretrainConfig, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import AVGPOOL, Encoder, check_taps
 from byol.errors import Stopped, UserError, command
-from byol.interrupt import Interrupt
+from byol.interrupt import Interrupt, ignore_save_signal
 from byol.learner import BYOL
 from byol.loader import batches, put_on_device
 from byol.memory import estimate_step_bytes, free_bytes
@@ -47,6 +47,7 @@ COLLAPSED, COLLAPSED_STEPS = 0.1, 200  # a spread below the one for as long as t
 @command
 def main(argv: list[str] | None = None) -> None:
     # ---- settings and data
+    ignore_save_signal()
     config, flags = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
     device = pick_device(config.device)
     keep_freed_memory()
@@ -256,22 +257,23 @@ def main(argv: list[str] | None = None) -> None:
                     stop.code,
                 )
 
-    # ---- the hand-off
-    checkpoint.save(
-        config.out,
-        checkpoint.ENCODER,
-        {
-            "encoder": checkpoint.encoder_weights(model.encoder),
-            "arch": config.arch,
-            "stem": config.stem,
-            "image_size": config.image_size,
-            "mean": config.mean,
-            "std": config.std,
-            "config": settings,
-            "step": total_steps,
-            "data_fingerprint": photos.fingerprint,
-        },
-    )
+        # ---- the hand-off, which a first Ctrl-C lets finish
+        checkpoint.save(
+            config.out,
+            checkpoint.ENCODER,
+            {
+                "encoder": checkpoint.encoder_weights(model.encoder),
+                "arch": config.arch,
+                "stem": config.stem,
+                "image_size": config.image_size,
+                "mean": config.mean,
+                "std": config.std,
+                "config": settings,
+                "step": total_steps,
+                "data_fingerprint": photos.fingerprint,
+            },
+        )
+
     seconds = time.perf_counter() - started
     seen = (total_steps - first_step) * config.batch_size
     peak = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -23,10 +24,12 @@ def write_atomically(path: str | Path, blob: bytes | memoryview, keep: Path | No
     """Write a file under a temporary name in the same folder, flush it, rename it, flush the name.
 
     At any instant `path` is the old file or the new one, also after a loss of power. With `keep`
-    the old file moves there first; stopped between the two, there is only `keep`. Raises `OSError`.
+    the old file moves there first; stopped between the two, there is only `keep`. What a killed
+    process left of an earlier write is removed. Raises `OSError`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_half_written(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write_file(temporary, blob)
@@ -36,6 +39,25 @@ def write_atomically(path: str | Path, blob: bytes | memoryview, keep: Path | No
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(path.parent)
+
+
+def _remove_half_written(path: Path) -> None:
+    """Remove the temporary files of writes of `path` whose process is dead."""
+    name = re.compile(re.escape(f".{path.name}.") + "([1-9][0-9]*)" + re.escape(".tmp"))
+    for file in os.listdir(path.parent):
+        match = name.fullmatch(file)
+        if match and not _lives(int(match[1])):
+            (path.parent / file).unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's; or no process id at all
+        return True
+    return True
 
 
 def _flush_folder(folder: Path) -> None:

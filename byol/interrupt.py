@@ -8,6 +8,12 @@ import threading
 from byol.errors import Stopped
 
 
+def ignore_save_signal() -> None:
+    """Outside the loop SIGUSR1 has nothing to save; without this it would end the process."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 class Interrupt:
     """`with Interrupt() as stop: ...` and look at `stop.asked` and `stop.save_asked` after a step.
 
@@ -34,7 +40,8 @@ class Interrupt:
 
     def _stop(self, number: int, frame) -> None:
         if self.asked:
-            raise Stopped("stopped at once; --resume takes the last checkpoint", 128 + number)
+            what = "stopped at once; --resume takes the last checkpoint, if there is one"
+            raise Stopped(what, 128 + number)
         self.asked, self.code = True, 128 + number
 
     def _save(self, number: int, frame) -> None:

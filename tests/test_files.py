@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +47,23 @@ def test_what_reads_back_is_every_byte(tmp_path):
     for other in (blob, blob[:-1], blob + b"x", blob[:-1] + b"x", b"x" + blob[1:]):
         path.write_bytes(other)
         assert files.reads_back(path, memoryview(blob)) == (other == blob)
+
+
+def test_a_write_removes_what_dead_processes_left_of_this_file_alone(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stays = {
+        f".a.pt.{os.getppid()}.tmp",  # that process lives
+        ".a.pt.1.tmp",  # as well, and may be another user's
+        f".b.pt.{dead.pid}.tmp",  # of another file
+        f".aXpt.{dead.pid}.tmp",
+        f"a.pt.{dead.pid}.tmp",
+        f".a.pt.{dead.pid}.tmp.old",
+        ".a.pt.x.tmp",
+        ".a.pt.0.tmp",
+        ".a.pt.99999999999999999999.tmp",  # no process id
+    }
+    for name in {f".a.pt.{dead.pid}.tmp", *stays}:
+        (tmp_path / name).write_bytes(b"half")
+    files.write_atomically(tmp_path / "a.pt", b"whole")
+    assert {file.name for file in tmp_path.iterdir()} == {"a.pt", *stays}

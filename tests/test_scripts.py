@@ -345,6 +345,36 @@ def test_resume_refuses_other_images(photos, capsys, tmp_path):
     fails(capsys, pretrain(folder, "--epochs", "1", "--resume"), "--resume", "other images")
 
 
+def test_sigusr1_before_the_loop_does_not_end_the_run(photos, monkeypatch):
+    def signalled(*args):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return open_photos(*args)
+
+    open_photos = train_byol.open_photos
+    monkeypatch.setattr(train_byol, "open_photos", signalled)
+    assert pretrain(photos, "--epochs", "1") == 0
+    assert Path("byol.pt").is_file()
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 130)])
+def test_ctrl_c_while_the_encoder_is_written(photos, capsys, monkeypatch, times, code):
+    """The first lets it finish; the second stops at once, and --resume finishes."""
+    save = checkpoint.save
+
+    def interrupted(*args):
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+        save(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", interrupted)
+        assert pretrain(photos, "--epochs", "1") == code
+    assert Path("byol.pt").is_file() == (code == 0)
+    assert ("--resume takes the last checkpoint" in capsys.readouterr().err) == (code == 130)
+    assert pretrain(photos, "--epochs", "1", "--resume") == 0
+    assert Path("byol.pt").is_file()
+
+
 def test_ctrl_c_outside_the_loop_is_one_sentence(photos, capsys, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
