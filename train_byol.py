@@ -41,6 +41,10 @@ MAY_DIFFER_ON_RESUME = {
     *("run_dir", "out", "resume", "overwrite"),
 }
 
+# Of the loss in float16: each overflow halves it, 2,000 good steps double it. It starts at 65,536;
+# below 1 it no longer lifts small gradients, and 17 overflows had no time to recover.
+LEAST_SCALE = 1.0
+
 COLLAPSED, COLLAPSED_STEPS = 0.1, 200  # a spread below the one for as long as the other
 
 
@@ -140,18 +144,23 @@ def main(argv: list[str] | None = None) -> None:
         flush=True,
     )
 
-    def stop_training(what: str, step: int) -> NoReturn:
-        last = run_dir / LAST
-        kept = f"the last good state is {last}" if last.exists() else "nothing was saved"
-        raise UserError(f"{what} not finite at step {step:,}; {kept}; try a lower --lr")
+    def stop_training(what: str, step: int, lr: float) -> NoReturn:
+        states = [run_dir / name for name in (PREVIOUS, LAST) if (run_dir / name).exists()]
+        kept = f"the last good state is {states[0]}" if states else "nothing was saved"
+        other = ", or with --amp bf16 (off on a card without it)" if scaled else ""
+        raise UserError(
+            f"{what} at step {step:,}, learning rate {lr:.2g} (--lr {base_lr:g}); {kept}; start "
+            f"anew with a lower --lr{other}"
+        )
 
-    def save_state(step: int) -> None:
+    def save_state(step: int, lr: float) -> None:
         if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
-            stop_training("the weights are", step)
+            stop_training("the weights are not finite", step, lr)
         content = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
+            "skipped": skipped,
             "step": step,
             "config": settings,
             "data_fingerprint": photos.fingerprint,
@@ -163,12 +172,21 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint.save_state(run_dir, content)
 
     def log(
-        done: int, lr: float, tau: float, speed: float, means: Callable[[], list[list[float]]]
+        done: int,
+        lr: float,
+        tau: float,
+        speed: float,
+        means: Callable[[], list[list[float]]],
+        overflows: Callable[[], list[float]],
     ) -> None:
         losses, spreads = means()
         loss = sum(w * part for w, part in zip(weights, losses, strict=True))
         if not math.isfinite(loss):
-            stop_training("the loss is", done)
+            stop_training("the loss is not finite", done, lr)
+        steps_skipped, scale = overflows()
+        if scale < LEAST_SCALE:
+            what = f"the gradients overflow float16: {steps_skipped:,.0f} steps were skipped"
+            stop_training(f"{what}, so the weights no longer change", done, lr)
         nonlocal spread_until
         if spreads[0] >= COLLAPSED:
             spread_until = done
@@ -191,6 +209,7 @@ def main(argv: list[str] | None = None) -> None:
             spread=spreads[0],
             **by_output("loss", model.outputs, losses),
             **by_output("spread", model.outputs, spreads),
+            **({"skipped_steps": int(steps_skipped)} if scaled else {}),  # since the start
         )
         about = f"epoch {epoch:.1f}, loss {loss:.3f}, {speed:.0f} images/s"
         bar.set_postfix_str(about, refresh=False)
@@ -199,10 +218,12 @@ def main(argv: list[str] | None = None) -> None:
     model.train()
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
     results, waiting = [], []
+    one, skipped = torch.ones((), device=device), torch.zeros((), device=device)
     spread_until: int | None = first_step
     started = since = saved = time.perf_counter()
     if state:
         results = [pair.to(device) for pair in state.get("results", [])]
+        skipped += state.get("skipped", 0)
         since -= state.get("seconds", 0)
     todo = range(first_step, total_steps)
     bar = progress(total_steps, "step", first_step)
@@ -223,8 +244,11 @@ def main(argv: list[str] | None = None) -> None:
                     view1, view2, loss_weights, amp, scaler.scale
                 )
                 results.append(torch.stack([losses, spreads]))
+            scale = scaler.scale(one)  # 1 without float16
             scaler.step(optimizer)
             scaler.update()
+            if scaled:  # it lowers the scale where it skipped the step; not asked, not waited for
+                skipped += scaler.scale(one) < scale
             model.update_target(tau)
 
             done = step + 1
@@ -238,7 +262,8 @@ def main(argv: list[str] | None = None) -> None:
                 now = time.perf_counter()
                 speed = len(results) * piece / (now - since)
                 means = read_later(torch.stack(results).mean(0))
-                waiting.append((done, lr, tau, speed, means))
+                overflows = read_later(torch.stack([skipped, scaler.scale(one)]))
+                waiting.append((done, lr, tau, speed, means, overflows))
                 results, since = [], now
             # a GPU's results are read when the next are due, so that it is not waited for
             while waiting and (len(waiting) > 1 or saving):
@@ -246,7 +271,7 @@ def main(argv: list[str] | None = None) -> None:
             if saving:
                 stop.save_asked = False
                 before = time.perf_counter()
-                save_state(done)
+                save_state(done, lr)
                 saved = time.perf_counter()
                 since += saved - before  # saving does not count as training
             if stopping and done < total_steps:
@@ -279,7 +304,8 @@ def main(argv: list[str] | None = None) -> None:
     peak = ""
     if device.type == "cuda":
         peak = f", at most {torch.cuda.max_memory_reserved(device) / 2**30:.2f} GiB of its memory"
-    print(f"took {seconds / 60:.1f} minutes, {seen / seconds:.0f} images/s{peak}")
+    overflowed = f", {int(skipped):,} steps skipped as float16 overflowed" if scaled else ""
+    print(f"took {seconds / 60:.1f} minutes, {seen / seconds:.0f} images/s{peak}{overflowed}")
     print(f"wrote {config.out}: now python train_classifier.py --init {config.out} --freeze")
 
 
