@@ -232,7 +232,7 @@ def finished(run_dir: Path, config: ClassifierConfig, fingerprint: str) -> dict 
         summary = json.loads(result.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError):
         return None
-    may_differ = {"init", "run_dir", "data"}
+    may_differ = {"init", "run_dir", "data", "deterministic"}
     same = all(
         before.get(key) == value
         for key, value in dataclasses.asdict(config).items()

@@ -22,7 +22,7 @@ from byol import checkpoint
 from byol.augment import two_views
 from byol.compiled import compile_encoders
 from byol.config import PretrainConfig, parse
-from byol.device import describe, keep_freed_memory, pick_amp, pick_device
+from byol.device import describe, keep_freed_memory, pick_amp, pick_device, set_deterministic
 from byol.encoder import AVGPOOL, Encoder, check_taps
 from byol.errors import Stopped, UserError, command
 from byol.interrupt import Interrupt, ignore_save_signal
@@ -37,7 +37,16 @@ from byol.schedules import lr_at, tau_at
 from data import make_split, open_photos
 
 MAY_DIFFER_ON_RESUME = {
-    *("device", "amp", "compile", "photos_in", "log_every", "save_every", "save_within"),
+    *(
+        "device",
+        "amp",
+        "deterministic",
+        "compile",
+        "photos_in",
+        "log_every",
+        "save_every",
+        "save_within",
+    ),
     *("run_dir", "out", "resume", "overwrite"),
 }
 
@@ -53,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     # ---- settings and data
     ignore_save_signal()
     config, flags = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
+    set_deterministic(config.deterministic)
     device = pick_device(config.device)
     keep_freed_memory()
     amp = pick_amp(config.amp, device)

@@ -24,7 +24,14 @@ from torch import nn
 from byol import checkpoint
 from byol.augment import CROP_AND_FLIP, Augment
 from byol.config import ClassifierConfig, check, inherit, parse
-from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
+from byol.device import (
+    autocast,
+    describe,
+    keep_freed_memory,
+    pick_amp,
+    pick_device,
+    set_deterministic,
+)
 from byol.encoder import Encoder, check_taps
 from byol.errors import UserError, command
 from byol.image_ops import to_device
@@ -67,6 +74,7 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     The head sees the representation and the outputs of `taps` (see `Encoder.outputs`).
     """
     # ---- encoder and data
+    set_deterministic(config.deterministic)
     device = pick_device(config.device)
     keep_freed_memory()
     amp = pick_amp(config.amp, device)

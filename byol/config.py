@@ -67,6 +67,7 @@ class Shared:
     seed: int = option(0, "weights, order of images and augmentations", low=0, high=MAX_SEED)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     amp: str = option("auto", "mixed precision", choices=AMP)
+    deterministic: bool = option(False, "have CUDA repeat a run to the bit, which is slower")
 
     @property
     def stored_side(self) -> int:

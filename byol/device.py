@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -32,6 +33,19 @@ def pick_device(name: str) -> torch.device:
         device = torch.device("cuda", device.index or 0)  # some of torch's functions want a number
         torch.cuda.set_device(device)
     return device
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Have a CUDA device repeat a run to the bit, or not. Call it before the device is used.
+
+    An operation that has no such version then raises `RuntimeError`.
+    """
+    if wanted:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
+        torch.backends.cudnn.benchmark = False
+    if wanted != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(wanted)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # all of it is written first
 
 
 def pick_amp(choice: str, device: torch.device) -> torch.dtype | None:

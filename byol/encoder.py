@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -70,7 +71,21 @@ class Encoder(ResNet):
 
 def _pool(x: Tensor, grid: int) -> Tensor:
     """Averaged to a grid; as it is where it has that size already, which saves time."""
-    return x if tuple(x.shape[2:]) == (grid, grid) else F.adaptive_avg_pool2d(x, grid)
+    if tuple(x.shape[2:]) == (grid, grid):
+        return x
+    if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return _average_cells(x, grid)  # the gradient of the other has no deterministic version
+    return F.adaptive_avg_pool2d(x, grid)
+
+
+def _average_cells(x: Tensor, grid: int) -> Tensor:
+    """`F.adaptive_avg_pool2d`, cell by cell: (N, C, H, W) -> (N, C, grid, grid)."""
+    rows, columns = (
+        [slice(i * side // grid, -(-(i + 1) * side // grid)) for i in range(grid)]
+        for side in x.shape[2:]
+    )
+    cells = [x[:, :, i, j].mean((2, 3)) for i in rows for j in columns]
+    return torch.stack(cells, dim=2).unflatten(2, (grid, grid))
 
 
 def _channels(block: nn.Module) -> int:

@@ -25,8 +25,8 @@ class Stopped(KeyboardInterrupt):
 def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
     """Turn a script's `main` into one that returns an exit code and never a traceback.
 
-    0 done; 2 a `UserError`, a full disk or too little memory on the GPU, with one sentence on
-    stderr; 130 interrupted, 143 terminated.
+    0 done; 2 a `UserError`, a full disk, too little memory on the GPU, or an operation that
+    --deterministic cannot have, with one sentence on stderr; 130 interrupted, 143 terminated.
     """
 
     @functools.wraps(main)
@@ -46,6 +46,16 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
             print(
                 "error: the GPU has too little memory; give train_byol.py --photos-in host or "
                 "--accumulate 2, or lower --batch-size or --image-size",
+                file=sys.stderr,
+            )
+            return 2
+        except RuntimeError as error:
+            name, refused, _ = str(error).partition(" does not have a deterministic implementation")
+            if not refused or not torch.are_deterministic_algorithms_enabled():
+                raise
+            print(
+                f"error: --deterministic: {name} has no deterministic version here; leave "
+                "--deterministic out, or take --device cpu",
                 file=sys.stderr,
             )
             return 2

@@ -175,6 +175,43 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(photos, encod
     assert not torch.equal(first, different)
 
 
+def test_deterministic_changes_nothing_on_the_cpu(photos, encoder_file, monkeypatch):
+    """It is for CUDA, which needs what is asked for here; a later run may be without it."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seen = []
+    update = train_byol.BYOL.update_target
+
+    def look(self, tau):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        update(self, tau)
+
+    monkeypatch.setattr(train_byol.BYOL, "update_target", look)
+    assert pretrain(photos, "--deterministic") == 0
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert classify("--init", "byol.pt", "--deterministic") == 0
+    assert torch.are_deterministic_algorithms_enabled()
+    assert pretrain(photos, "--overwrite", "--epochs", "1", "--out", "later.pt") == 0
+    assert seen == [True] * 6 + [False] * 3
+    first, same = (checkpoint.load(f, checkpoint.ENCODER) for f in (encoder_file, "byol.pt"))
+    for key, value in first["encoder"].items():
+        assert torch.equal(value, same["encoder"][key]), key
+
+
+def test_an_operation_that_is_never_deterministic_is_one_sentence(photos, capsys, monkeypatch):
+    def refused(self, tau):
+        raise RuntimeError(
+            "some_backward_cuda does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for "
+            "this operation, or you can use the 'warn_only=True' option.\nMore."
+        )
+
+    monkeypatch.setattr(train_byol.BYOL, "update_target", refused)
+    words = "--deterministic: some_backward_cuda has no deterministic version here; leave"
+    fails(capsys, pretrain(photos, "--deterministic"), words)
+    with pytest.raises(RuntimeError, match="some_backward_cuda"):  # not asked for: a fault of ours
+        pretrain(photos)
+
+
 def test_accumulation_makes_one_update_per_batch(photos, monkeypatch):
     """Two pieces of four: one step of the target a batch, and the rate of the whole batch."""
     updates = []
@@ -448,9 +485,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(photos, capsys
     rate = "learning rate 0.00094 (--lr 0.06)"  # half of the peak, amid the six steps
     kept = "the last good state is runs/byol/last.pt"
     code = pretrain(photos, "--warmup-epochs", "0")
-    fails(
-        capsys, code, f"the loss is not finite at step 4, {rate}; {kept}; start anew", "lower --lr"
-    )
+    fails(capsys, code, f"the loss is not finite at step 4, {rate}; {kept};", "with a lower --lr")
     state = torch.load("runs/byol/last.pt", weights_only=True)
     assert state["step"] == 3
     assert all(torch.isfinite(v).all() for v in state["model"].values())

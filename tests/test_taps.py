@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from byol.encoder import Encoder, check_taps
+from byol.encoder import Encoder, _average_cells, check_taps
 from byol.errors import UserError
 
 TAPS = {"layer3.0": 2, "layer2.0": 4}
@@ -49,6 +49,19 @@ def test_larger_maps_are_averaged_to_the_grid():
     # one cell of the grid by hand
     corner = maps["layer3.0"][:, 0, :5, :5].mean((1, 2))
     torch.testing.assert_close(outputs["layer3.0"][:, 0], corner, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "grid"), [(19, 4), (10, 2), (8, 4), (7, 5), (5, 5), (9, 1)])
+def test_cell_by_cell_is_adaptive_pooling(side, grid):
+    """Also the gradient, for which --deterministic takes it on CUDA."""
+    maps = torch.randn(2, 3, side, side + 1, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 3, grid, grid, dtype=torch.float64)
+    results = []
+    for pool in (_average_cells, F.adaptive_avg_pool2d):
+        pooled = pool(maps, grid)
+        results.append((pooled, *torch.autograd.grad((pooled * weights).sum(), maps)))
+    for ours, torchs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, torchs)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
