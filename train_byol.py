@@ -28,7 +28,13 @@ from byol.errors import Stopped, UserError, command
 from byol.interrupt import Interrupt, ignore_save_signal
 from byol.learner import BYOL
 from byol.loader import batches, put_on_device
-from byol.memory import estimate_step_bytes, free_bytes
+from byol.memory import (
+    MARGIN,
+    free_bytes,
+    gpu_memory_is_enough,
+    step_bytes_by_batch,
+    too_little,
+)
 from byol.metrics import MetricsFile, progress, read_later, write_json
 from byol.optim import DEFAULTS, build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
@@ -97,7 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     piece = config.batch_size // config.accumulate
     one_pass = device.type == "cpu" and piece * config.image_size**2 <= MOST_PIXELS
     model = BYOL(encoder, config.hidden_dim, config.projection_dim, one_pass, taps)
-    memory = estimate_step_bytes(model, config.image_size, piece, config.optimizer, amp, device)
+    estimate = step_bytes_by_batch(model, config.image_size, config.optimizer, amp, device)
+    memory = estimate(piece)
+    free = free_bytes(device) if device.type == "cuda" else 0
     model.to(device, memory_format=torch.channels_last)
     if config.compile:
         print("compiling   takes a minute or so", flush=True)
@@ -116,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     on_device = config.photos_in == "device"
     if config.photos_in == "auto" and device.type == "cuda":
-        on_device = photos.images.nbytes + 1.25 * memory < free_bytes(device)
+        on_device = photos.images.nbytes + MARGIN * memory < free
     images = put_on_device(photos.images, device) if on_device else photos.images
 
     # ---- where a stopped run goes on
@@ -224,6 +232,9 @@ def main(argv: list[str] | None = None) -> None:
         about = f"epoch {epoch:.1f}, loss {loss:.3f}, {speed:.0f} images/s"
         bar.set_postfix_str(about, refresh=False)
 
+    def too_large() -> str:
+        return too_little(config, estimate, free, images.nbytes if on_device else 0)
+
     # ---- the loop
     model.train()
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
@@ -237,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
         since -= state.get("seconds", 0)
     todo = range(first_step, total_steps)
     bar = progress(total_steps, "step", first_step)
-    with Interrupt() as stop, metrics, bar:
+    with Interrupt() as stop, metrics, bar, gpu_memory_is_enough(too_large):
         for step, chosen, stored in batches(
             images, rows, config.batch_size, config.seed, todo, device
         ):

@@ -25,8 +25,8 @@ class Stopped(KeyboardInterrupt):
 def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
     """Turn a script's `main` into one that returns an exit code and never a traceback.
 
-    0 done; 2 a `UserError`, a full disk, too little memory on the GPU, or an operation that
-    --deterministic cannot have, with one sentence on stderr; 130 interrupted, 143 terminated.
+    0 done; 2 a `UserError`, a full disk, too little memory, or an operation that --deterministic
+    cannot have, with one sentence on stderr; 130 interrupted, 143 terminated.
     """
 
     @functools.wraps(main)
@@ -49,7 +49,14 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
                 file=sys.stderr,
             )
             return 2
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+                print(
+                    "error: this machine has too little memory; lower --batch-size or "
+                    "--image-size, or give train_byol.py a higher --accumulate",
+                    file=sys.stderr,
+                )
+                return 2
             name, refused, _ = str(error).partition(" does not have a deterministic implementation")
             if not refused or not torch.are_deterministic_algorithms_enabled():
                 raise

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from byol import small_maps
+from byol.config import PretrainConfig
+from byol.errors import UserError
 from byol.learner import BYOL, left_as_it_was
+
+MARGIN = 1.25  # on the estimate, for what is not in it
 
 _OPTIMIZER_COPIES = {"lars": 1, "sgd": 1, "adamw": 2}
 
@@ -24,20 +29,80 @@ def estimate_step_bytes(
 ) -> int:
     """The most bytes that weights, optimizer state, views and all arrays of a step take at a time.
 
-    Forward and backward pass are run on the CPU, for two images and for four. After each operation
-    the bytes in use grow linearly with the batch, so both runs tell what `batch` will use there.
     What libraries take for themselves is not in it. The model, still on the CPU, stays as it was.
+    """
+    return step_bytes_by_batch(model, image_size, optimizer, amp, device)(batch)
+
+
+def step_bytes_by_batch(
+    model: BYOL,
+    image_size: int,
+    optimizer: str,
+    amp: torch.dtype | None,
+    device: torch.device,
+) -> Callable[[int], int]:
+    """`estimate_step_bytes` as a function of the batch.
+
+    Forward and backward pass are run on the CPU, for two images and for four. After each operation
+    the bytes in use grow linearly with the batch, so both runs tell what any batch will use there.
     """
     amp = amp and torch.bfloat16  # the CPU has no float16; it is as large
     plain = small_maps.up_to(0) if device.type == "cuda" else nullcontext()
     with plain:
         two, four = (_bytes_in_use(model, image_size, count, amp) for count in (2, 4))
-    arrays = max(a + (b - a) * (batch - 2) // 2 for a, b in zip(two, four, strict=True))
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     states = 4 * (weights + _OPTIMIZER_COPIES[optimizer] * trained)
-    views = 2 * batch * 3 * image_size**2 * 4
-    return states + views + arrays
+
+    def estimate(batch: int) -> int:
+        views = 2 * batch * 3 * image_size**2 * 4
+        arrays = max(a + (b - a) * (batch - 2) // 2 for a, b in zip(two, four, strict=True))
+        return states + views + arrays
+
+    return estimate
+
+
+@contextmanager
+def gpu_memory_is_enough(otherwise: Callable[[], str]) -> Iterator[None]:
+    """Where it is not, a `UserError` with the sentence that `otherwise` gives."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        others = "ALLOC_FAILED" in text or "CUDA error: out of memory" in text  # of libraries
+        if not isinstance(error, torch.OutOfMemoryError) and not others:
+            raise
+        raise UserError(otherwise()) from None
+
+
+def too_little(
+    config: PretrainConfig, estimate: Callable[[int], int], free: int, photos: int
+) -> str:
+    """A sentence for a GPU that ran out of memory: what was wanted, and what would fit.
+
+    `estimate` is of `step_bytes_by_batch`; `free` bytes were there before training, of which the
+    photos on the GPU took `photos`.
+    """
+
+    def fits(pieces: int) -> bool:
+        return MARGIN * estimate(config.batch_size // pieces) <= free
+
+    host = "--photos-in host " if photos else ""
+    more = range(config.accumulate + 1, config.batch_size // 2 + 1)
+    pieces = next((n for n in more if config.batch_size % n == 0 and fits(n)), None)
+    if photos and fits(config.accumulate):
+        advice = "give --photos-in host"
+    elif pieces:  # another result, as BatchNorm sees one piece at a time
+        advice = f"start anew with {host}--accumulate {pieces}"
+    else:
+        advice = "start anew with a smaller --image-size, --batch-size or --arch"
+    wanted = estimate(config.batch_size // config.accumulate) + photos
+    return (
+        f"the GPU ran out of memory with --arch {config.arch}, --image-size {config.image_size} "
+        f"and --batch-size {config.batch_size} in pieces of "
+        f"{config.batch_size // config.accumulate}: "
+        f"about {wanted / 2**30:.1f} GiB were wanted, {free / 2**30:.1f} were free; {advice}"
+    )
 
 
 def free_bytes(device: torch.device) -> int:

@@ -569,6 +569,26 @@ def test_a_collapse_is_told_once(photos, capsys, monkeypatch, value, warnings):
         assert "--lr" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "the GPU ran out of memory with --arch"),
+        (MemoryError(), "this machine has too little memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                         "allocate memory: you tried to allocate 9 bytes. Error code 12"),
+            "this machine has too little memory",
+        ),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_one_sentence(photos, capsys, monkeypatch, error, words):
+    def full(self, tau):
+        raise error
+
+    monkeypatch.setattr(train_byol.BYOL, "update_target", full)
+    fails(capsys, pretrain(photos), words, "--image-size")
+
+
 def test_a_full_disk_is_one_sentence(photos, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "last.pt")
