@@ -82,7 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     state = checkpoint.load_state(run_dir) if config.resume else None
     settings = dataclasses.asdict(config)
     if state:
-        check_same_settings(state["config"], settings, MAY_DIFFER_ON_RESUME, run_dir)
+        may_grow = {"epochs"} & flags  # a higher default or file does not lengthen a run unasked
+        check_same_settings(state["config"], settings, MAY_DIFFER_ON_RESUME, may_grow, run_dir)
 
     photos = open_photos(config.data, config.stored_side)
     if state and state["data_fingerprint"] != photos.fingerprint:
@@ -161,6 +162,14 @@ def main(argv: list[str] | None = None) -> None:
         f"run folder  {run_dir}" + (f", going on at step {first_step:,}" if state else ""),
         flush=True,
     )
+
+    if state and config.epochs > state["config"]["epochs"]:
+        print(
+            f"note        --epochs was {state['config']['epochs']} and is now {config.epochs}: "
+            "from here on rate and tau follow the longer schedule, so the result is not that of a "
+            f"run of {config.epochs} epochs from the start",
+            flush=True,
+        )
 
     def stop_training(what: str, step: int, lr: float) -> NoReturn:
         states = [run_dir / name for name in (PREVIOUS, LAST) if (run_dir / name).exists()]

@@ -78,10 +78,12 @@ def _holds_a_run(run_dir: Path) -> bool:
     return (run_dir / LAST).is_file() or (run_dir / PREVIOUS).is_file()
 
 
-def check_same_settings(before: dict, now: dict, may_differ: set[str], run_dir: Path) -> None:
+def check_same_settings(
+    before: dict, now: dict, may_differ: set[str], may_grow: set[str], run_dir: Path
+) -> None:
     """Raises `UserError` naming the settings that differ from those a run was started with.
 
-    Those that `may_differ` need not have existed then.
+    Those that `may_differ` need not have existed then; those that `may_grow` may be higher now.
     """
     if unknown := sorted(now.keys() - before.keys() - may_differ):
         raise UserError(
@@ -91,10 +93,16 @@ def check_same_settings(before: dict, now: dict, may_differ: set[str], run_dir: 
     changed = [
         f"{key} was {before.get(key)!r} and is now {now[key]!r}"
         for key in now
-        if key not in may_differ and before.get(key) != now[key]
+        if key not in may_differ
+        and before.get(key) != now[key]
+        and not (key in may_grow and now[key] > before[key])
     ]
     if changed:
+        others = sorted(may_differ & now.keys() - {"resume", "overwrite"})
+        flags = ["--" + key.replace("_", "-") for key in others]
+        grow = "".join(f"; --{key} may be raised" for key in sorted(may_grow))
         raise UserError(
             f"--resume: {run_dir} was started with other settings ({'; '.join(changed)}); give "
-            "the old ones, or start anew in another --run-dir"
+            f"the old ones, or start anew in another --run-dir; only {', '.join(flags)} may "
+            f"differ{grow}"
         )

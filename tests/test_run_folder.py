@@ -15,12 +15,23 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_only_a_setting_that_may_differ_may_be_newer_than_the_run(tmp_path):
     before = {"epochs": 3, "device": "cpu"}
-    check_same_settings(before, {**before, "save_within": 9}, {"save_within"}, tmp_path)
-    check_same_settings(before, {**before, "device": "cuda"}, {"device"}, tmp_path)
+    check_same_settings(before, {**before, "save_within": 9}, {"save_within"}, set(), tmp_path)
+    check_same_settings(before, {**before, "device": "cuda"}, {"device"}, set(), tmp_path)
     with pytest.raises(UserError, match="earlier version, which had no tau0;"):
-        check_same_settings(before, {**before, "tau0": 1, "x": 2}, {"x"}, tmp_path)
-    with pytest.raises(UserError, match="epochs was 3 and is now 4"):
-        check_same_settings(before, {"epochs": 4, "device": "cuda"}, {"device"}, tmp_path)
+        check_same_settings(before, {**before, "tau0": 1, "x": 2}, {"x"}, set(), tmp_path)
+    with pytest.raises(UserError, match=r"epochs was 3 and is now 4.*only --device may differ$"):
+        check_same_settings(
+            before, {"epochs": 4, "device": "cuda"}, {"device", "new"}, set(), tmp_path
+        )
+
+
+def test_a_setting_that_may_grow_may_not_shrink(tmp_path):
+    before = {"epochs": 3, "batch_size": 8}
+    check_same_settings(before, {**before, "epochs": 4}, set(), {"epochs"}, tmp_path)
+    with pytest.raises(UserError, match=r"epochs was 3 and is now 2.*--epochs may be raised$"):
+        check_same_settings(before, {**before, "epochs": 2}, set(), {"epochs"}, tmp_path)
+    with pytest.raises(UserError, match=r"\(batch_size was 8 and is now 9\)"):
+        check_same_settings(before, {"epochs": 4, "batch_size": 9}, set(), {"epochs"}, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["last.pt", "previous.pt"])

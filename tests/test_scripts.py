@@ -24,6 +24,7 @@ import train_byol
 import train_classifier
 from byol import checkpoint, files
 from byol.metrics import read_jsonl
+from byol.schedules import lr_at, tau_at
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "datasets" / "cats_vs_dogs.zip"
@@ -355,6 +356,53 @@ def test_resume_gives_the_result_of_an_unbroken_run(photos, monkeypatch, capsys,
     assert part == whole
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_is_lengthened_by_epochs_on_resume(photos, capsys, monkeypatch, stopped):
+    """A finished run of 6 steps, or one that was stopped at 3, goes on to 12 by their schedule."""
+    run = Path("runs/byol")
+    if stopped:
+        save = checkpoint.save_state
+
+        def save_and_stop(run_dir, content):
+            save(run_dir, content)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save_state", save_and_stop)
+            pretrain(photos)
+    else:
+        assert pretrain(photos) == 0
+    first = checkpoint.load_state(run)["step"]
+    earlier = [row for row in read_jsonl(run / "metrics.jsonl") if row["step"] <= first]
+    capsys.readouterr()
+    assert pretrain(photos, "--epochs", "4", "--resume") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert len(notes) == 1
+    assert "--epochs was 2 and is now 4" in notes[0]
+    rows = read_jsonl(run / "metrics.jsonl")
+    assert rows[: len(earlier)] == earlier
+    assert [row["step"] for row in rows] == [2, 3, 4, 6, 8, 9, 10, 12]
+    for row in rows[len(earlier) :]:
+        step = row["step"] - 1
+        assert row["lr"] == lr_at(step, 12, 6, 0.06 * 8 / 256)
+        assert row["tau"] == tau_at(step, 12, 0.99)
+    assert json.loads((run / "config.json").read_text())["epochs"] == 4
+    assert checkpoint.load_state(run)["step"] == 12
+    assert checkpoint.load("byol.pt", checkpoint.ENCODER)["step"] == 12
+    assert pretrain(photos, "--epochs", "4", "--resume") == 0  # as any run
+    assert "note" not in capsys.readouterr().out
+    code = pretrain(photos, "--epochs", "3", "--resume")
+    fails(capsys, code, "epochs was 4 and is now 3", "--epochs may be raised")
+    assert checkpoint.load_state(run)["config"]["epochs"] == 4
+
+
+def test_a_file_or_a_default_does_not_lengthen_a_run(photos, capsys):
+    assert pretrain(photos) == 0
+    at = TINY.index("--epochs")
+    argv = ["--data", str(photos), "--labels", "8", *TINY[:at], *TINY[at + 2 :], "--resume"]
+    fails(capsys, train_byol.main(argv), "(epochs was 2 and is now 300)")
+
+
 def test_checkpoints_come_no_more_often_than_asked(photos, monkeypatch):
     saved = []
     save = checkpoint.save_state
@@ -465,7 +513,9 @@ def test_a_run_is_not_overwritten_unasked(photos, capsys):
     before = Path("runs/byol/metrics.jsonl").read_bytes()
     fails(capsys, pretrain(photos, "--epochs", "1"), "--resume", "--overwrite", "runs/byol")
     assert Path("runs/byol/metrics.jsonl").read_bytes() == before
-    fails(capsys, pretrain(photos, "--resume"), "epochs", "was 1", "is now 2")
+    other = ["--epochs", "1", "--resume", "--batch-size", "4", "--tau0", "0.9"]
+    words = "batch_size was 8 and is now 4; tau0 was 0.99 and is now 0.9", "--device,", "may differ"
+    fails(capsys, pretrain(photos, *other), *words)
     fails(capsys, pretrain(photos, "--overwrite", "--batch-size", "100"), "--batch-size 100")
     assert Path("runs/byol/last.pt").is_file()  # a refused command costs nothing
     assert Path("runs/byol/metrics.jsonl").read_bytes() == before
@@ -544,10 +594,7 @@ def test_float16_that_overflows_for_long_is_an_error(photos, capsys, fp16):
 def test_skipped_steps_are_counted_on_after_a_resume(photos, fp16):
     fp16 |= {1, 3}
     assert pretrain(photos, "--epochs", "1") == 0
-    state = checkpoint.load_state(Path("runs/byol"))
-    state["config"]["epochs"] = 2
-    checkpoint.save_state(Path("runs/byol"), state)
-    assert pretrain(photos, "--resume") == 0
+    assert pretrain(photos, "--epochs", "2", "--resume") == 0
     assert read_jsonl("runs/byol/metrics.jsonl")[-1]["skipped_steps"] == 2
 
 
