@@ -1,0 +1,208 @@
+"""Search for a recipe: pretrain with each of a list of settings, and judge each by few labels.
+
+    python benchmarks/experiments.py benchmarks/recipes_64.toml --data cats_vs_dogs.zip
+
+The list is TOML: `[all]` holds settings of train_byol.py that every run shares, `[[run]]` has a
+name and what differs. Each run and seed adds rows to results/experiments.csv, one for each size
+it is judged at and each representation; what has its rows is skipped, and a run that was stopped
+goes on from its checkpoint. So the same command can be stopped and given again at any time.
+
+Runs are judged by cross-validation on labelled images alone: for each of five draws of the labels,
+five times a linear head learns on four fifths and is tested on the rest. No hidden label is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import io
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import ROOT, versions
+
+sys.path.insert(0, str(ROOT))
+from byol import checkpoint
+from byol.config import PretrainConfig
+from byol.device import keep_freed_memory, pick_amp, pick_device
+from byol.encoder import Encoder
+from byol.errors import UserError, command
+from byol.files import write_atomically
+from byol.linear_eval import fit_linear
+from byol.probe import Standardise, accuracy, extract_features
+from data import make_split, open_photos
+
+DRAWS = range(5)  # label seeds
+FOLDS = 5
+COLUMNS = (
+    *("date", "commit", "name", "seed", "settings", "steps", "minutes", "loss", "spread"),
+    *("judged_at", "representation", "accuracy", "lowest", "highest"),
+)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("list", help="TOML file of settings")
+    parser.add_argument("--data", required=True, help="as for train_byol.py, with classes")
+    parser.add_argument("--out", default=str(ROOT / "results" / "experiments.csv"))
+    parser.add_argument("--runs", default="runs/experiments", help="folder of the run folders")
+    parser.add_argument("--only", nargs="+", help="names of the runs to do")
+    args = parser.parse_args(argv)
+
+    keep_freed_memory()
+    table = Path(args.out)
+    for run in read_list(Path(args.list)):
+        if args.only and run["name"] not in args.only:
+            continue
+        for seed in run["seeds"]:
+            name = f"{run['name']}-seed{seed}"
+            rows = [row for row in read_table(table) if row["run"] == name]
+            if rows:
+                if json.loads(rows[0]["settings"]) != run["settings"]:
+                    raise UserError(
+                        f"{name}: {table} has this run with other settings; give the new one "
+                        "another name"
+                    )
+                continue
+            print(f"---- {name}", flush=True)
+            about = pretrain(run["settings"], seed, args.data, Path(args.runs) / name)
+            config, encoder = read_encoder(Path(args.runs) / name / "byol.pt")
+            about = {"date": datetime.date.today().isoformat(), "commit": versions()["commit"],
+                     "run": name, "settings": json.dumps(run["settings"]), **about}  # fmt: skip
+            results = judge(encoder, config, run["judged_at"])
+            for result in results:
+                print(f"{name} at {result['judged_at']} px, {result['representation']}: "
+                      f"{result['accuracy']} %", flush=True)  # fmt: skip
+            append(table, [about | result for result in results])
+
+
+def read_list(path: Path) -> list[dict]:
+    """The runs of a list: name, seeds, sizes to judge at, and settings of train_byol.py."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path} cannot be read as TOML: {error}") from None
+    shared, runs = content.get("all", {}), []
+    for run in content.get("run", []):
+        settings = shared | run
+        for key in ("name", "seeds", "judged_at"):
+            if key not in settings:
+                raise UserError(f"{path}: a [[run]] lacks {key}; give it there or in [all]")
+        runs.append({key: settings.pop(key) for key in ("name", "seeds", "judged_at")})
+        runs[-1]["settings"] = settings
+    return runs
+
+
+def pretrain(settings: dict, seed: int, data: str, run_dir: Path) -> dict:
+    """Run train_byol.py to its end, from its last checkpoint if it has one: figures of the run."""
+    command = [sys.executable, str(ROOT / "train_byol.py"), "--data", data, "--seed", str(seed)]
+    command += ["--run-dir", str(run_dir), "--out", str(run_dir / "byol.pt")]
+    for key, value in settings.items():
+        flag = "--" + key.replace("_", "-")
+        command += [flag, *(map(str, value) if isinstance(value, list) else [str(value)])]
+    if (run_dir / "last.pt").exists():
+        command += ["--resume"]
+    if not (run_dir / "byol.pt").exists():
+        done = subprocess.run(command)
+        if done.returncode:
+            sys.exit(done.returncode)
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+    epoch = [line for line in lines if line["epoch"] > lines[-1]["epoch"] - 1]
+    images = lines[-1]["step"] * json.loads((run_dir / "config.json").read_text())["batch_size"]
+    speed = float(np.median([line["images_per_second"] for line in lines]))
+    return {
+        "steps": lines[-1]["step"],
+        "minutes": round(images / speed / 60, 1),
+        "loss": round(float(np.mean([line["loss"] for line in epoch])), 3),
+        "spread": round(float(np.mean([line["spread"] for line in epoch])), 3),
+    }
+
+
+def read_encoder(path: Path) -> tuple[PretrainConfig, Encoder]:
+    """The encoder that train_byol.py wrote, and the settings of its run."""
+    content = checkpoint.load(path, checkpoint.ENCODER)
+    return PretrainConfig(**content["config"]), checkpoint.load_encoder(content, path)
+
+
+def read_table(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, rows: list[dict]) -> None:
+    """Add rows to the table, all of them or none."""
+    rows = read_table(path) + rows
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+@torch.no_grad()
+def features_of(encoder: Encoder, config: PretrainConfig, photos, rows, size: int) -> torch.Tensor:
+    """(len(rows), width) on the CPU: the representation, then the inner blocks of `config`."""
+    device = pick_device(config.device)
+    return extract_features(
+        encoder.to(device, memory_format=torch.channels_last), photos, rows, image_size=size,
+        mean=config.mean, std=config.std, device=device, amp=pick_amp(config.amp, device),
+        taps=config.grids, what="labelled images",
+    ).cpu()  # fmt: skip
+
+
+def judge(encoder: Encoder, config: PretrainConfig, sizes: list[int]) -> list[dict]:
+    """Cross-validated accuracy (%) on labelled images at each size, of each representation.
+
+    Also the lowest and the highest of the five draws of the labels.
+    """
+    photos = open_photos(config.data, config.stored_side)
+    draws = [
+        make_split(photos, config.labels, config.holdout, config.split_seed, label_seed).labelled
+        for label_seed in DRAWS
+    ]
+    rows = np.unique(np.concatenate(draws))
+    widths = list(encoder.widths(config.grids).values())
+    results = []
+    for size in sizes:
+        features = features_of(encoder, config, photos, rows, size)
+        for representation, used in (("avgpool", widths[:1]), ("combined", widths)):
+            scores = []
+            for draw in draws:
+                x = features[np.searchsorted(rows, draw), : sum(used)]
+                scores.append(100 * cross_validate(x, torch.from_numpy(photos.labels[draw]), used))
+            results.append(
+                {
+                    "judged_at": size,
+                    "representation": representation,
+                    "accuracy": round(float(np.mean(scores)), 2),
+                    "lowest": round(min(scores), 1),
+                    "highest": round(max(scores), 1),
+                }
+            )
+    return results
+
+
+def cross_validate(features: torch.Tensor, labels: torch.Tensor, widths: list[int]) -> float:
+    """Share of right answers on folds that were left out; the strength is chosen without them."""
+    classes, right = int(labels.max()) + 1, 0.0
+    fold = torch.empty(len(labels), dtype=torch.long)
+    fold[labels.argsort(stable=True)] = torch.arange(len(labels)) % FOLDS
+    for number in range(FOLDS):
+        train, test = fold != number, fold == number
+        standardise = Standardise(features[train], widths)
+        head, _ = fit_linear(standardise(features[train]), labels[train], classes)
+        right += accuracy(head, standardise(features[test]), labels[test]) * int(test.sum())
+    return right / len(labels)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
