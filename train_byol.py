@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     keep_freed_memory()
     amp = pick_amp(config.amp, device)
     taps = config.grids if config.losses == "multi" else {}
-    check_taps(taps, config.arch, config.stem, config.image_size)
+    sizes = [config.first_size or config.image_size, config.image_size]
+    for size in sizes:
+        check_taps(taps, config.arch, config.stem, size)
     weights = check_weights(config, flags)
     run_dir, _lock = open_run_folder(  # locked until main ends
         config.run_dir, resume=config.resume, overwrite=config.overwrite
@@ -97,14 +99,15 @@ def main(argv: list[str] | None = None) -> None:
     steps_per_epoch = check_batch(config, len(rows))
     total_steps = config.epochs * steps_per_epoch
     warmup_steps = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
+    first_steps = round(min(config.first_epochs, config.epochs) * steps_per_epoch)
 
     # ---- model
     torch.manual_seed(config.seed)
     encoder = Encoder(config.arch, config.stem)
     piece = config.batch_size // config.accumulate
-    one_pass = device.type == "cpu" and piece * config.image_size**2 <= MOST_PIXELS
+    one_pass = device.type == "cpu" and piece * max(sizes) ** 2 <= MOST_PIXELS
     model = BYOL(encoder, config.hidden_dim, config.projection_dim, one_pass, taps)
-    estimate = step_bytes_by_batch(model, config.image_size, config.optimizer, amp, device)
+    estimate = step_bytes_by_batch(model, max(sizes), config.optimizer, amp, device)
     memory = estimate(piece)
     free = free_bytes(device) if device.type == "cuda" else 0
     model.to(device, memory_format=torch.channels_last)
@@ -120,8 +123,8 @@ def main(argv: list[str] | None = None) -> None:
     scaled = amp == torch.float16
     optimizer = build_optimizer(config.optimizer, parameter_groups(model), decay, scaled)
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-    augment1, augment2 = two_views(
-        config.recipe, config.image_size, config.mean, config.std, config.seed
+    first_views, views = (
+        two_views(config.recipe, size, config.mean, config.std, config.seed) for size in sizes
     )
     on_device = config.photos_in == "device"
     if config.photos_in == "auto" and device.type == "cuda":
@@ -146,6 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     encoder_size = sum(p.numel() for p in model.encoder.parameters())
     of_photos = f", {images.nbytes / 2**30:.1f} GiB for the photos" if on_device else ""
+    of_sizes = f"{sizes[0]} px until step {first_steps:,}, then " if first_steps else ""
     print(
         f"data        {photos.source}: {len(rows):,} unlabelled images to learn from, "
         f"{len(split.labelled):,} labelled, {len(split.holdout):,} held out, "
@@ -154,7 +158,8 @@ def main(argv: list[str] | None = None) -> None:
         f"{trained / 1e6:.1f} M with the heads on {', '.join(model.outputs)}\n"
         f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step"
         f"{of_photos}\n"
-        f"views       {config.image_size} px from {config.stored_side} px, recipe {config.recipe}\n"
+        f"views       {of_sizes}{config.image_size} px, from {config.stored_side} px, recipe "
+        f"{config.recipe}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
         f"= {total_steps:,} steps, {warmup_steps:,} of warm-up\n"
         f"optimizer   {config.optimizer}, rate {base_lr:g} x {config.batch_size}/256 = "
@@ -265,6 +270,7 @@ def main(argv: list[str] | None = None) -> None:
             tau = tau_at(step, total_steps, config.tau0)
             set_lr(optimizer, lr)
 
+            augment1, augment2 = first_views if step < first_steps else views
             optimizer.zero_grad(set_to_none=True)
             for at in range(0, config.batch_size, piece):
                 part, indices = stored[at : at + piece], chosen[at : at + piece]

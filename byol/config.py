@@ -95,6 +95,10 @@ class PretrainConfig(Shared):
 
     recipe: str = option("photos", "augmentations of the two views", choices=tuple(RECIPES))
     epochs: int = option(300, "passes over the unlabelled images", low=1)
+    first_size: int | None = option(
+        None, "side of the views in the first epochs (default: image size)", low=8, high=1024
+    )
+    first_epochs: float = option(0.0, "for how many epochs views have the first size", low=0)
     batch_size: int = option(256, "images per optimizer step", low=2)
     accumulate: int = option(1, "pieces that a batch is split into, to save memory", low=1)
     optimizer: str = option("lars", "optimizer", choices=tuple(OPTIMIZERS))
@@ -315,4 +319,9 @@ def check(config) -> None:
         raise UserError(
             f"store_size {config.store_size} is below image_size {config.image_size}: "
             "give at least the image size"
+        )
+    if getattr(config, "first_size", None) and config.first_size > config.stored_side:
+        raise UserError(
+            f"first_size {config.first_size} is above the stored photos' {config.stored_side}: "
+            "lower it, or raise store_size"
         )

@@ -229,6 +229,25 @@ def test_accumulation_makes_one_update_per_batch(photos, monkeypatch):
         assert [row[key] for row in one] == [row[key] for row in two]
 
 
+def test_views_are_small_in_the_first_epochs(photos, capsys):
+    """Until the size changes, the run is that of the first size; after it, that of neither."""
+    sizes = ["--image-size", "32", "--first-size", "16", "--first-epochs", "1"]
+    assert pretrain(photos, *sizes) == 0
+    assert "16 px until step 3, then 32 px" in capsys.readouterr().out
+    assert checkpoint.load("byol.pt", checkpoint.ENCODER)["image_size"] == 32
+    losses = [[row["loss"] for row in read_jsonl("runs/byol/metrics.jsonl")]]
+    for size in ("16", "32"):
+        flags = ["--run-dir", size, "--out", f"{size}.pt", "--image-size", size]
+        assert pretrain(photos, *flags) == 0
+        losses.append([row["loss"] for row in read_jsonl(f"{size}/metrics.jsonl")])
+    both, small, large = losses
+    assert both[:2] == small[:2]  # steps 1 to 3
+    assert both[0] != large[0]
+    assert both[2] not in (small[2], large[2])
+    capsys.readouterr()
+    fails(capsys, pretrain(photos, "--overwrite", "--first-size", "40"), "first_size 40", "32")
+
+
 @pytest.mark.parametrize(("optimizer", "rate"), [("lars", 2.0), ("sgd", 0.06), ("adamw", 1e-3)])
 def test_every_optimizer_trains_at_its_own_default(photos, optimizer, rate):
     argv = ["--epochs", "1", "--log-every", "1", "--warmup-epochs", "0.34"]  # a step of warm-up
