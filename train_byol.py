@@ -204,18 +204,13 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint.save_state(run_dir, content)
 
     def log(
-        done: int,
-        lr: float,
-        tau: float,
-        speed: float,
-        means: Callable[[], list[list[float]]],
-        overflows: Callable[[], list[float]],
+        done: int, lr: float, tau: float, speed: float, numbers: Callable[[], list[float]]
     ) -> None:
-        losses, spreads = means()
+        *means, steps_skipped, scale = numbers()
+        losses, spreads = means[: len(weights)], means[len(weights) :]
         loss = sum(w * part for w, part in zip(weights, losses, strict=True))
         if not math.isfinite(loss):
             stop_training("the loss is not finite", done, lr)
-        steps_skipped, scale = overflows()
         if scale < LEAST_SCALE:
             what = f"the gradients overflow float16: {steps_skipped:,.0f} steps were skipped"
             stop_training(f"{what}, so the weights no longer change", done, lr)
@@ -297,9 +292,9 @@ def main(argv: list[str] | None = None) -> None:
             if done % config.log_every == 0 or epoch_ends:
                 now = time.perf_counter()
                 speed = len(results) * piece / (now - since)
-                means = read_later(torch.stack(results).mean(0))
-                overflows = read_later(torch.stack([skipped, scaler.scale(one)]))
-                waiting.append((done, lr, tau, speed, means, overflows))
+                means = torch.stack(results).mean(0).flatten()  # P losses, then P spreads
+                numbers = torch.cat([means, torch.stack([skipped, scaler.scale(one)])])
+                waiting.append((done, lr, tau, speed, read_later(numbers)))
                 results, since = [], now
             # a GPU's results are read when the next are due, so that it is not waited for
             while waiting and (len(waiting) > 1 or saving):
