@@ -30,6 +30,7 @@ STYLES = {
     "byol": {"color": "#0072B2", "linestyle": "-", "hatch": "", "label": "BYOL weights"},
 }
 PARTS = {False: "full model", True: "frozen backbone"}
+MOST_IN_LEGEND = 12
 # what runs that are compared must share
 SAME = ("data", "image_size", "labels", "features", "tested_on", "test_images")
 
@@ -268,11 +269,12 @@ def draw_pretraining(pretraining: dict[str, list[dict]]) -> plt.Figure:
                     color="0.3", fontsize=9)  # fmt: skip
     for axes in grid[1]:
         axes.set_xlabel("epoch over the unlabelled images")
-    if lines > 1:
+    if 1 < lines <= MOST_IN_LEGEND:
         grid[0, 0].legend()
-    if len(pretraining) > 1:
+    if 1 < len(pretraining) <= MOST_IN_LEGEND:
         grid[0, 1].legend()
-    figure.suptitle("BYOL pretraining")
+    few = len(pretraining) <= MOST_IN_LEGEND
+    figure.suptitle("BYOL pretraining" + ("" if few else f", {len(pretraining)} runs"))
     return figure
 
 

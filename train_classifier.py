@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     source = None if config.init == "random" else checkpoint.load(config.init, checkpoint.ENCODER)
     if source:
         take_settings(config, source, flags)
+        checkpoint.load_encoder(source, config.init)  # raises before the photos are packed
     taps = {} if config.features == "avgpool" else config.grids
     check_taps(taps, config.arch, config.stem, config.image_size)
     if config.freeze and (given := flags & {"lr", "weight_decay"}):
