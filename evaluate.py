@@ -4,8 +4,9 @@
     python evaluate.py byol.pt byol_multi.pt --labels 250 all --seeds 3 1 --epochs 100 20
 
 Two representations of each checkpoint and of random weights: the average pool alone, and combined
-with inner blocks. Writes table.md, table.json and table.png. Stopped while fine-tuning, the same
-command goes on: runs that are finished are not repeated.
+with inner blocks. Writes table.md, table.json and table.png when all is done, and until then
+unfinished.md, unfinished.json and unfinished.png. Stopped while fine-tuning, the same command goes
+on, also inside a run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import sys
@@ -29,11 +29,11 @@ from byol import checkpoint, report
 from byol.config import AMP, FEATURES, ClassifierConfig, Parser, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder, check_taps
-from byol.errors import UserError, command
+from byol.errors import Stopped, UserError, command
 from byol.linear_eval import Features
 from byol.probe import extract_features
 from byol.report import Cell
-from byol.run_folder import make_folder
+from byol.run_folder import clear_half_written, lock_run_folder, make_folder
 from data import make_split, open_photos
 from data.files import printable
 
@@ -85,11 +85,14 @@ def main(argv: list[str] | None = None) -> None:
     random = Weights("random", config)
     taps = config.grids
     check_taps(taps, config.arch, config.stem, config.image_size)
-    supervised_epochs = judged[0].source["config"]["epochs"]
+    epochs = judged[0].source["config"]["epochs"]
+    supervised_epochs = whole(str(epochs), f"epochs in {judged[0].config.init}", 1)
     if args.supervised_epochs is not None:
         supervised_epochs = whole(args.supervised_epochs, "--supervised-epochs", 0)
 
     out = make_folder(args.out, "--out")
+    _lock = lock_run_folder(out, "--out")  # until main ends
+    clear_half_written(out)
     photos = open_photos(config.data, config.stored_side)
     train_classifier.check_classes(config, photos)
     tested = {}
@@ -147,13 +150,13 @@ def main(argv: list[str] | None = None) -> None:
                     judge_frozen(cells, features, photos, split, weights, protocol, draw)
             features = None  # they are large, and the next ones come
     about["seconds_frozen"] = round(time.perf_counter() - started)
-    report.write(out, cells, about)
+    report.write(out, "unfinished", cells, about)
 
     # ---- fine-tuned: the same label counts and draws, each a run of train_classifier.py
     def tune(weights: Weights, name: str, protocol: Protocol) -> None:
         for seed in range(protocol.seeds):
-            fine_tune(cells, out, photos.fingerprint, weights, config, name, protocol, seed)
-        report.write(out, cells, about)
+            fine_tune(cells, out, photos, weights, config, name, protocol, seed)
+        report.write(out, "unfinished", cells, about)
 
     try:
         for protocol in protocols if args.fine_tune else ():
@@ -164,8 +167,13 @@ def main(argv: list[str] | None = None) -> None:
             most = max(protocols, key=lambda p: math.inf if p.count is None else p.count)
             supervised = dataclasses.replace(random, name=f"supervised, {supervised_epochs} epochs")
             tune(supervised, "avgpool", dataclasses.replace(most, epochs=supervised_epochs))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"what is finished is in {out}; the same command goes on") from None
+    except KeyboardInterrupt as interrupt:
+        raise Stopped(
+            f"what is finished is in {out / 'unfinished.md'}; the same command goes on",
+            getattr(interrupt, "code", 130),
+        ) from None
+    report.write(out, "table", cells, about)
+    report.remove(out, "unfinished")
     print(report.markdown(cells, tested))
     print("\n".join(str(out / f"table.{kind}") for kind in ("md", "json", "png")))
 
@@ -185,10 +193,11 @@ def judge_frozen(cells, features, photos, split, weights, protocol, draw) -> Non
         )
 
 
-def fine_tune(
-    cells, out: Path, fingerprint: str, weights, config, name: str, protocol, seed: int
-) -> None:
-    """One run of train_classifier.py, or its result where it is there already."""
+def fine_tune(cells, out: Path, photos, weights, config, name: str, protocol, seed: int) -> None:
+    """One run of train_classifier.py, the rest of one, or its result where it is there already.
+
+    The name of its folder is for the reader: what is in it says whether it is this run.
+    """
     start = f"{losses_of(weights.source)}-{weights.digest[:12]}" if weights.source else "random"
     run = f"{start}-{name}-{protocol.labels}-{protocol.epochs}epochs-seed{seed}"
     run_dir = out / "runs" / run
@@ -203,12 +212,18 @@ def fine_tune(
         batch_size=protocol.batch_size,
         run_dir=str(run_dir),
     )
-    summary = finished(run_dir, own, fingerprint)
+    this = train_classifier.identity(own, weights.source, photos)
+    summary = train_classifier.finished(run_dir, this)
     if not summary:
         taps = {} if name == "avgpool" else own.grids
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            train_classifier.train(own, weights.source, taps)
-        summary = finished(run_dir, own, fingerprint)
+        own.resume = train_classifier.can_go_on(run_dir, this)
+        own.overwrite = not own.resume
+        try:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                train_classifier.train(own, weights.source, taps)
+        except UserError as error:
+            raise UserError(f"fine-tuning in {run_dir}: {error}") from None
+        summary = train_classifier.finished(run_dir, this)
     value = summary["test_accuracy"]
     report.add(cells, weights.name, name, "fine-tuned", protocol.labels, value)
     print(
@@ -216,29 +231,6 @@ def fine_tune(
         f"{protocol.epochs} epochs {100 * value:.2f} % ({summary['seconds']:.0f} s)",
         flush=True,
     )
-
-
-def finished(run_dir: Path, config: ClassifierConfig, fingerprint: str) -> dict | None:
-    """The summary of a finished run on these images with these settings, if it is there.
-
-    The name of the folder says which weights it started from, wherever their file is.
-    """
-    settings, result = run_dir / "config.json", run_dir / "summary.json"
-    try:
-        if result.stat().st_mtime_ns < settings.stat().st_mtime_ns:
-            return None  # of an earlier run: the summary is what a run writes last
-        before = json.loads(settings.read_text(encoding="utf-8"))
-        images = json.loads((run_dir / "split.json").read_text(encoding="utf-8"))["fingerprint"]
-        summary = json.loads(result.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError):
-        return None
-    may_differ = {"init", "run_dir", "data", "deterministic"}
-    same = all(
-        before.get(key) == value
-        for key, value in dataclasses.asdict(config).items()
-        if key not in may_differ
-    )
-    return summary if same and images == fingerprint else None
 
 
 def label_seed(config: ClassifierConfig, draw: int) -> int:

@@ -2,7 +2,7 @@
 
     python plot_losses.py                 # reads runs/, writes plots/, prints the table
 
-Reads config.json, metrics.jsonl and summary.json of each run folder, nothing else.
+Reads summary.json of each classifier run, metrics.jsonl of each pretraining run, nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from byol.config import Parser
 from byol.errors import UserError, command
 from byol.metrics import read_jsonl
-from byol.report import save_picture
+from byol.report import plain, save_picture
 from byol.run_folder import make_folder
 
 # Okabe and Ito's palette, which colour-blind eyes tell apart; line and hatch serve in print
@@ -30,9 +30,9 @@ STYLES = {
     "byol": {"color": "#0072B2", "linestyle": "-", "hatch": "", "label": "BYOL weights"},
 }
 PARTS = {False: "full model", True: "frozen backbone"}
+MOST_IN_LEGEND = 12
 # what runs that are compared must share
 SAME = ("data", "image_size", "labels", "features", "tested_on", "test_images")
-NEEDED = {*SAME, "init", "init_file", "freeze", "seed", "test_accuracy", "classes"}
 
 
 @command
@@ -75,24 +75,24 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
 
     Where the classifiers differ in data, size or labels, those like the newest stay.
     """
-    classifiers, pretraining = [], {}
-    for folder in sorted(p for p in runs.iterdir() if (p / "metrics.jsonl").is_file()):
-        rows = read_jsonl(folder / "metrics.jsonl")
+    classifiers, pretraining, damaged, unfinished = [], {}, [], []
+    for folder in sorted(runs.iterdir()):
         summary = folder / "summary.json"
         try:
             if summary.is_file():
-                read = json.loads(summary.read_text(encoding="utf-8"))
-                read.setdefault("features", "avgpool")  # runs from before there was a choice
-                if not read.keys() >= NEEDED:
-                    raise ValueError("the summary lacks keys")
-                if not rows or not {"epoch", "loss"} <= rows[0].keys():
-                    raise ValueError("the metrics lack keys")
+                read, rows = read_classifier(folder)
                 age = summary.stat().st_mtime
                 classifiers.append({"name": folder.name, "summary": read, "rows": rows, "age": age})
-            elif rows and {"tau", "spread"} <= rows[0].keys():
-                pretraining[folder.name] = rows
-        except (ValueError, AttributeError):
-            print(f"left out {folder}: its files are damaged", file=sys.stderr)
+            elif (folder / "metrics.partial.jsonl").is_file():
+                unfinished.append(folder.name)
+            elif (folder / "metrics.jsonl").is_file():
+                rows = read_pretraining(folder)
+                pretraining.update({folder.name: rows} if rows else {})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            damaged.append(folder.name)
+    for names, why in ((damaged, "damaged, or of another program"), (unfinished, "not finished")):
+        if names:
+            print(f"left out, {why}: {listed(names)}", file=sys.stderr)
     if classifiers:
         newest = max(classifiers, key=lambda run: run["age"])["summary"]
         others = [r for r in classifiers if any(r["summary"][k] != newest[k] for k in SAME)]
@@ -105,11 +105,61 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     return classifiers, pretraining
 
 
+def read_classifier(folder: Path) -> tuple[dict, list[dict]]:
+    """The summary of a finished classifier run, and its rows. Raises `ValueError` and its like."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary.setdefault("features", "avgpool")  # runs from before there was a choice
+    kinds = {"init": str, "freeze": bool, "seed": int, "classes": list, "data": str,
+             "image_size": int, "labels": int, "tested_on": str, "test_images": int,
+             "features": str, "init_file": str, "epochs": int}  # fmt: skip
+    check(all(type(summary[key]) is kind for key, kind in kinds.items()))
+    check(summary["init"] in STYLES and len(summary["classes"]) >= 2)
+    check(0 <= summary["test_accuracy"] <= 1)
+    rows = summary.get("curve")
+    if rows is None:  # earlier versions left the rows in a file of their own
+        rows = read_jsonl(folder / "metrics.jsonl")
+        check(rows[-1]["loss"] == summary["train_loss"])  # else they are of another run
+    check([row["epoch"] for row in rows] == list(range(1, summary["epochs"] + 1)))
+    check(all(is_number(row["loss"]) for row in rows))
+    return summary, rows
+
+
+def read_pretraining(folder: Path) -> list[dict]:
+    """The rows of a pretraining run until now. Raises `ValueError` and its like."""
+    path = folder / "metrics.jsonl"
+    rows = read_jsonl(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    check(len(rows) >= len(lines) - 1)  # the last one may be cut off
+    for row in rows:
+        check({"epoch", "loss", "lr", "tau", "spread"} <= row.keys() == rows[0].keys())
+        check(all(is_number(value) for value in row.values()))
+    return rows
+
+
+def check(condition: bool) -> None:
+    if not condition:
+        raise ValueError
+
+
+def is_number(value: object) -> bool:
+    """Whether it can be drawn."""
+    return type(value) in (int, float) and abs(value) < 1e12
+
+
+def listed(names: list[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def leave_out(runs: list[dict], others: list[dict], why: str) -> None:
     """Take `others` off `runs`, and say so."""
     if others:
-        print(f"left out, {why}: {', '.join(r['name'] for r in others)}", file=sys.stderr)
+        print(f"left out, {why}: {listed([r['name'] for r in others])}", file=sys.stderr)
         runs[:] = [r for r in runs if r not in others]
+
+
+def data_name(summary: dict) -> str:
+    return plain(Path(summary["data"]).name)
 
 
 def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
@@ -131,7 +181,7 @@ def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
         )
     summary = next(g for (_, f), g in groups.items() if f == freeze)[0]["summary"]
     axes.set_title(
-        f"Training loss, {PARTS[freeze]} ({Path(summary['data']).name}, {summary['labels']} labels)"
+        f"Training loss, {PARTS[freeze]} ({data_name(summary)}, {summary['labels']} labels)"
     )
     axes.set_xlabel("epoch over the labelled images")
     axes.set_ylabel("cross-entropy (nats)")
@@ -169,7 +219,7 @@ def draw_accuracy(groups: dict) -> plt.Figure:
     axes.set_ylabel("test accuracy (%)")
     seeds = max(len(g) for g in groups.values())
     axes.set_title(
-        f"{Path(summary['data']).name}, {summary['labels']} labels, {summary['image_size']} px"
+        f"{data_name(summary)}, {summary['labels']} labels, {summary['image_size']} px"
         + (f"; dots are {seeds} seeds" if seeds > 1 else "")
     )
     axes.grid(axis="y", alpha=0.3)
@@ -202,8 +252,14 @@ def draw_pretraining(pretraining: dict[str, list[dict]]) -> plt.Figure:
                 part = column.removeprefix(key).replace("_", ", ")  # "", or ", layer2.0"
                 style = ("-", "--", "-.", ":")[number % 4]
                 known = [row for row in rows if column in row]
-                axes.plot([r["epoch"] for r in known], [r[column] for r in known], style, lw=1.5,
-                          label=name + part, color=colours[number % len(colours)])  # fmt: skip
+                axes.plot(
+                    [row["epoch"] for row in known],
+                    [row[column] for row in known],
+                    style,
+                    lw=1.5,
+                    label=plain(name + part),
+                    color=colours[number % len(colours)],
+                )
                 number += 1
         lines = max(lines, number)
         axes.set_ylabel(label)
@@ -213,11 +269,12 @@ def draw_pretraining(pretraining: dict[str, list[dict]]) -> plt.Figure:
                     color="0.3", fontsize=9)  # fmt: skip
     for axes in grid[1]:
         axes.set_xlabel("epoch over the unlabelled images")
-    if lines > 1:
+    if 1 < lines <= MOST_IN_LEGEND:
         grid[0, 0].legend()
-    if len(pretraining) > 1:
+    if 1 < len(pretraining) <= MOST_IN_LEGEND:
         grid[0, 1].legend()
-    figure.suptitle("BYOL pretraining")
+    few = len(pretraining) <= MOST_IN_LEGEND
+    figure.suptitle("BYOL pretraining" + ("" if few else f", {len(pretraining)} runs"))
     return figure
 
 

@@ -10,11 +10,13 @@ without it everything learns. With --features combined the head sees inner block
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -33,19 +35,25 @@ from byol.device import (
     set_deterministic,
 )
 from byol.encoder import Encoder, check_taps
-from byol.errors import UserError, command
+from byol.errors import Stopped, UserError, command
 from byol.image_ops import to_device
+from byol.interrupt import Interrupt
 from byol.loader import gather, positions_at
 from byol.metrics import MetricsFile, progress, write_json
 from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.probe import RunningStandardise, Standardise, accuracy, combine, extract_features
-from byol.run_folder import make_folder
+from byol.run_folder import LAST, PREVIOUS, check_same_settings, holds_a_run, open_run_folder
 from byol.schedules import lr_at
 from data import make_split, open_photos
 from data.files import printable
 
 # what a checkpoint decides
 FROM_CHECKPOINT = ("arch", "stem", "image_size", "mean", "std")
+# what says nothing about a run's result, given fingerprints of the weights and of the images
+NO_IDENTITY = {
+    *("init", "data", "run_dir", "runs", "seeds"),
+    *("deterministic", "save_every", "resume", "overwrite"),
+}
 
 
 @command
@@ -54,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     source = None if config.init == "random" else checkpoint.load(config.init, checkpoint.ENCODER)
     if source:
         take_settings(config, source, flags)
+        checkpoint.load_encoder(source, config.init)  # raises before the photos are packed
     taps = {} if config.features == "avgpool" else config.grids
     check_taps(taps, config.arch, config.stem, config.image_size)
     if config.freeze and (given := flags & {"lr", "weight_decay"}):
@@ -64,8 +73,15 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--{flag} is for --features combined: add that")
     if config.seeds > 1 and config.run_dir:
         raise UserError("--run-dir names the folder of one run; with --seeds give --runs instead")
-    for seed in range(config.seed, config.seed + config.seeds):
-        train(dataclasses.replace(config, seed=seed), source, taps)
+    if config.resume and config.overwrite:
+        raise UserError("--resume and --overwrite exclude each other: give one")
+    try:
+        for seed in range(config.seed, config.seed + config.seeds):
+            train(dataclasses.replace(config, seed=seed), source, taps)
+    except Stopped:
+        raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command with --resume goes on") from None
 
 
 def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -> None:
@@ -83,7 +99,9 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     name = f"classifier-{init}-{part}"
     name += f"-{config.features}" if taps else ""
     name += f"-seed{config.seed}" if config.seed else ""
-    run_dir = make_folder(config.run_dir or Path(config.runs) / name, "--run-dir")
+    run_dir = Path(config.run_dir or Path(config.runs) / name)
+    going_on = config.resume and holds_a_run(run_dir)
+    run_dir, _lock = open_run_folder(run_dir, resume=going_on, overwrite=config.overwrite)
 
     photos = open_photos(config.data, config.stored_side)
     check_classes(config, photos)
@@ -92,6 +110,14 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     check_labelled(config, photos, split)
     tested_on, test_rows = pick_test_images(photos, split)
     classes, count = photos.classes, len(split.labelled)
+    run = identity(config, source, photos)
+    if config.resume and finished(run_dir, run):
+        remove_states(run_dir)
+        print(f"{run_dir} holds this run, finished", flush=True)
+        return
+    state = checkpoint.load_state(run_dir) if going_on else None
+    if state:
+        check_same_settings(state["config"], run, NO_IDENTITY, set(), run_dir)
 
     torch.manual_seed(config.seed)
     if source:
@@ -140,17 +166,66 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
         features = extract_features(encoder, photos, some, **reading)
         standardise = RunningStandardise(features, list(widths.values())).to(device)
 
-    # ---- the loop
+    # ---- where a stopped run goes on
+    learning = nn.ModuleDict({"head": head})
+    if not config.freeze:
+        learning["encoder"] = encoder
+        if standardise:
+            learning["standardise"] = standardise
     started = time.perf_counter()
+    first_step, history, results = 0, [], []
+    if state:
+        learning.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if scaled:
+            scaler.load_state_dict(state["scaler"])
+        first_step, history = state["step"], state["history"]
+        results = [pair.to(device) for pair in state["results"]]
+        started -= state["seconds"]
+        print(f"going on at step {first_step:,}", flush=True)
+    else:
+        remove_states(run_dir)
+
+    def check_weights(step: int) -> None:
+        if not checkpoint.all_finite(learning):
+            diverged("the weights are", step)
+
+    def diverged(what: str, step: int) -> NoReturn:
+        flag = "--frozen-lr" if config.freeze else "--lr"
+        rate = lr_at(step - 1, total_steps, warmup_steps, lr)
+        raise UserError(
+            f"{what} not finite at step {step:,}, where the rate was {rate:g}; try a lower {flag}"
+        )
+
+    def save_state(step: int) -> None:
+        check_weights(step)
+        content = {
+            "model": learning.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "step": step,
+            "config": run,
+            "data_fingerprint": photos.fingerprint,
+            "history": history,
+            # of the steps since the last line of the metrics
+            "results": torch.stack(results) if results else [],
+            "seconds": time.perf_counter() - started,
+        }
+        checkpoint.save_state(run_dir, content)
+
+    # ---- the loop
     partial = run_dir / "metrics.partial.jsonl"  # an earlier result stays until this one is whole
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
     total_steps = config.epochs * steps_per_epoch
     warmup_steps = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
     encoder.train(not config.freeze)
-    losses, hits = [], []
-    with MetricsFile(partial) as metrics, progress(config.epochs, "epoch") as bar:
-        for step in range(total_steps):
+    saved = time.perf_counter()
+    bar = progress(config.epochs, "epoch", len(history))
+    with Interrupt() as stop, MetricsFile(partial) as metrics, bar:
+        for row in history:
+            metrics.write(**row)
+        for step in range(first_step, total_steps):
             set_lr(optimizer, lr_at(step, total_steps, warmup_steps, lr))
             positions = positions_at(step, count, batch_size, config.seed)
             at = to_device(positions, device)
@@ -171,21 +246,35 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
             scaler.step(optimizer)
             scaler.update()
 
-            losses.append(loss.detach())
-            hits.append((scores.detach().argmax(1) == labels[at]).float().mean())
-            if (step + 1) % steps_per_epoch == 0:
-                train_loss = torch.stack(losses).mean().item()
-                train_accuracy = torch.stack(hits).mean().item()
-                if not np.isfinite(train_loss):
-                    flag = "--frozen-lr" if config.freeze else "--lr"
-                    raise UserError(f"the loss is not finite at step {step + 1}; lower {flag}")
-                metrics.write(
-                    epoch=(step + 1) // steps_per_epoch, loss=train_loss, accuracy=train_accuracy
-                )
+            hits = (scores.detach().argmax(1) == labels[at]).float().mean()
+            results.append(torch.stack([loss.detach(), hits]))
+            done = step + 1
+            if done % steps_per_epoch == 0:
+                of_epoch = torch.stack(results).cpu()  # (steps, 2)
+                if len(bad := (~of_epoch[:, 0].isfinite()).nonzero()):
+                    diverged("the loss is", done - len(results) + int(bad[0]) + 1)
+                train_loss, train_accuracy = of_epoch.mean(0).tolist()
+                row = {"epoch": done // steps_per_epoch, "loss": train_loss}
+                history.append({**row, "accuracy": train_accuracy})
+                metrics.write(**history[-1])
                 bar.update()
                 about = f"loss {train_loss:.3f}, accuracy {100 * train_accuracy:.1f} %"
                 bar.set_postfix_str(about, refresh=False)
-                losses, hits = [], []
+                results = []
+            stopping = stop.asked
+            due = time.perf_counter() - saved >= config.save_every
+            if stopping or stop.save_asked or due:
+                stop.save_asked = False
+                save_state(done)
+                saved = time.perf_counter()
+            if stopping:
+                how = "--resume in place of --overwrite" if config.overwrite else "--resume"
+                raise Stopped(
+                    f"saved at step {done:,} in {run_dir / LAST}; the same command with {how} "
+                    "goes on",
+                    stop.code,
+                )
+    check_weights(total_steps)
 
     # ---- the test, once, with the weights of the last epoch
     if standardise:
@@ -205,7 +294,7 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     write_json(run_dir / "config.json", dataclasses.asdict(config))
     split.save(run_dir / "split.json")
     os.replace(partial, run_dir / "metrics.jsonl")
-    write_json(
+    write_json(  # last, and all that plots and tables read: an earlier result holds until here
         run_dir / "summary.json",
         {
             "init": init,
@@ -219,15 +308,54 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
             "labels": count,
             "classes": classes,
             "epochs": config.epochs,
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
+            "train_loss": history[-1]["loss"],
+            "train_accuracy": history[-1]["accuracy"],
             "test_accuracy": test_accuracy,
             "test_images": len(test_rows),
             "tested_on": tested_on,
             "seconds": round(time.perf_counter() - started, 1),
+            "run": run,
+            "curve": history,
         },
     )
+    remove_states(run_dir)
     print(f"test accuracy {100 * test_accuracy:.2f} % on {len(test_rows):,} images ({tested_on})")
+
+
+def identity(config: ClassifierConfig, source: dict | None, photos) -> dict:
+    """All that decides the result of a run: settings, weights that it starts from, images."""
+    settings = dataclasses.asdict(config)
+    return {
+        **{key: value for key, value in settings.items() if key not in NO_IDENTITY},
+        "weights": checkpoint.fingerprint(source["encoder"]) if source else "random",
+        "images": photos.fingerprint,
+    }
+
+
+def finished(run_dir: Path, run: dict) -> dict | None:
+    """The summary of the run in this folder, if it is this one (see `identity`) and finished."""
+    try:
+        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+        whole = summary["run"] == run and 0 <= summary["test_accuracy"] <= 1
+        return summary if whole else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def can_go_on(run_dir: Path, run: dict) -> bool:
+    """Whether the folder holds a state of this run (see `identity`)."""
+    try:
+        check_same_settings(
+            checkpoint.load_state(run_dir)["config"], run, NO_IDENTITY, set(), run_dir
+        )
+    except UserError:
+        return False
+    return True
+
+
+def remove_states(run_dir: Path) -> None:
+    for name in (PREVIOUS, LAST):
+        (run_dir / name).unlink(missing_ok=True)
 
 
 def take_settings(config: ClassifierConfig, source: dict, flags: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 from pathlib import Path
@@ -132,7 +133,24 @@ def load_encoder(content: dict, path: str | Path) -> Encoder:
         encoder.load_state_dict(content["encoder"], strict=True)
     except (KeyError, RuntimeError, TypeError, AttributeError):
         raise UserError(f"{path} is incomplete: its encoder does not load; give another") from None
+    if not all_finite(encoder):
+        raise UserError(f"{path} holds weights that are not finite numbers; give another")
     return encoder
+
+
+@torch.no_grad()
+def all_finite(module: nn.Module) -> bool:
+    """Whether all parameters and buffers are finite numbers."""
+    return bool(torch.stack([v.isfinite().all() for v in module.state_dict().values()]).all())
+
+
+def fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values: the same for the same weights in any file."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def head_weights(head: nn.Linear) -> dict[str, torch.Tensor]:

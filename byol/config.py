@@ -158,10 +158,13 @@ class ClassifierConfig(Shared):
     frozen_lr: float = option(1e-2, "peak learning rate of a head on frozen features", low=0)
     frozen_weight_decay: float = option(1.0, "weight decay of a head on frozen features", low=0)
     warmup_epochs: float = option(5.0, "epochs of linear warm-up", low=0)
+    save_every: float = option(60.0, "seconds from a checkpoint to the next", low=0)
     runs: str = option("runs", "folder that holds the run folders")
     run_dir: str | None = option(
         None, "run folder (default: classifier-{random,byol}-{full,frozen}[-seedN] below --runs)"
     )
+    resume: bool = option(False, "keep finished runs, and go on with a stopped one")
+    overwrite: bool = option(False, "start anew where a stopped run could go on")
 
 
 def parse(config_class, argv: list[str] | None, default_file: str):
@@ -234,7 +237,7 @@ def _read_toml(path: Path, config_class) -> dict:
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
         raise UserError(f"--config: there is no file {path} (configs/ has {known})") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--config: {path} cannot be read as TOML: {error}") from None
     classes = {c.section: c for c in (PretrainConfig, ClassifierConfig)}
     shared = {f.name for f in dataclasses.fields(Shared)}
@@ -277,7 +280,7 @@ def _convert(value, hint, where: str, *, from_text: bool, none: str = ""):
             return float(value)
         if type(value) is hint:
             return value
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     raise UserError(f"{where} must be {kinds[hint]}{or_none}, not {value!r}")
@@ -306,6 +309,8 @@ def check(config) -> None:
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{name} must be a finite number, not {number}")
+            if isinstance(number, int) and number > MAX_SEED:
+                raise UserError(f"{name} must be at most {MAX_SEED}, not a larger number")
             if limits["low"] is not None and number < limits["low"]:
                 raise UserError(f"{name} must be at least {limits['low']}, not {number}")
             if limits["high"] is not None and number > limits["high"]:

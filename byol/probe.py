@@ -13,6 +13,7 @@ from tqdm import tqdm
 from byol.augment import central_view
 from byol.device import autocast
 from byol.encoder import Encoder
+from byol.errors import UserError
 from byol.loader import gather
 
 
@@ -36,7 +37,8 @@ def extract_features(
     They are the representation, followed by the outputs of `taps` (see `Encoder.outputs`).
 
     The encoder runs in evaluation mode, so that each feature depends on its own image alone and
-    BatchNorm's statistics stay as they are. Its mode is put back afterwards.
+    BatchNorm's statistics stay as they are. Its mode is put back afterwards. Raises `UserError`
+    where a feature is not a finite number.
     """
     was_training = encoder.training
     encoder.eval()
@@ -54,6 +56,12 @@ def extract_features(
                 features[at : at + len(part)] = combine(encoder, views, taps)
             bar.update(len(part))
     encoder.train(was_training)
+    if not features.isfinite().all():
+        hint = "" if amp is None else ", or --amp off"
+        raise UserError(
+            f"the encoder gives {what} that are not finite numbers; give other weights, or a lower "
+            f"rate where they were trained{hint}"
+        )
     return features
 
 

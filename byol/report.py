@@ -66,11 +66,22 @@ def add(
         cell.l2_strength.append(l2_strength)
 
 
-def write(folder: Path, cells: list[Cell], about: dict) -> None:
-    """Write table.md, table.json and table.png, each whole or not at all."""
-    write_atomically(folder / "table.md", markdown(cells, about["tested_on"]).encode())
-    write_json(folder / "table.json", {**about, "cells": [asdict(cell) for cell in cells]})
-    save_picture(draw(cells), folder / "table.png")
+def write(folder: Path, name: str, cells: list[Cell], about: dict) -> None:
+    """Write name.md, name.json and name.png, each whole or not at all."""
+    save_picture(draw(cells), folder / f"{name}.png")
+    write_atomically(folder / f"{name}.md", markdown(cells, about["tested_on"]).encode())
+    write_json(folder / f"{name}.json", {**about, "cells": [asdict(cell) for cell in cells]})
+
+
+def remove(folder: Path, name: str) -> None:
+    """Remove what `write` wrote."""
+    for kind in ("md", "json", "png"):
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)
+
+
+def plain(text: str) -> str:
+    """For a picture, where dollars would set off formulas."""
+    return text.replace("$", r"\$")
 
 
 def save_picture(figure: plt.Figure, path: Path) -> Path:
@@ -141,7 +152,8 @@ def draw_panel(axes: plt.Axes, cells: list[Cell]) -> None:
         if len(values) > 1:
             axes.plot([x] * len(values), values, "o", color="black", ms=3, zorder=3)
         axes.text(x, max(values) + 1.2, f"{statistics.mean(values):.1f}", ha="center", fontsize=9)
-    axes.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=9)
+    shown = [plain(name).replace(", ", ",\n") for name in names]
+    axes.set_xticks(range(len(names)), shown, fontsize=9)
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
     axes.grid(axis="y", alpha=0.3)

@@ -27,7 +27,7 @@ def make_folder(path: str | Path, flag: str) -> Path:
     return path
 
 
-def lock_run_folder(run_dir: Path) -> TextIO:
+def lock_run_folder(run_dir: Path, flag: str = "--run-dir") -> TextIO:
     """The locked file run.lock, which holds our process id; closing it, or dying, unlocks.
 
     Raises `UserError` with the id of the process that has the folder, if there is one.
@@ -40,8 +40,7 @@ def lock_run_folder(run_dir: Path) -> TextIO:
         pid = lock.read().strip()
         lock.close()
         raise UserError(
-            f"{run_dir} is in use by process {pid}: wait for it, stop it, or choose another "
-            "--run-dir"
+            f"{run_dir} is in use by process {pid}: wait for it, stop it, or choose another {flag}"
         ) from None
     except OSError:  # a file system without locks
         pass
@@ -60,21 +59,27 @@ def open_run_folder(path: str, *, resume: bool, overwrite: bool) -> tuple[Path, 
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other: give one")
     run_dir = Path(path)
-    if resume and not _holds_a_run(run_dir):
+    if resume and not holds_a_run(run_dir):
         raise UserError(f"--resume: there is no {run_dir / LAST} to go on from; leave --resume out")
     make_folder(run_dir, "--run-dir")
     lock = lock_run_folder(run_dir)
-    if _holds_a_run(run_dir) and not resume and not overwrite:
+    if holds_a_run(run_dir) and not resume and not overwrite:
         raise UserError(
             f"{run_dir} holds a run already: add --resume to go on with it, --overwrite to start "
             "anew, or choose another --run-dir"
         )
-    for half_written in run_dir.glob(".*.tmp"):
-        half_written.unlink()
+    clear_half_written(run_dir)
     return run_dir, lock
 
 
-def _holds_a_run(run_dir: Path) -> bool:
+def clear_half_written(folder: Path) -> None:
+    """Remove what a killed process left in a folder that is locked."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+
+
+def holds_a_run(run_dir: Path) -> bool:
+    """Whether there is a state of training to go on from."""
     return (run_dir / LAST).is_file() or (run_dir / PREVIOUS).is_file()
 
 
@@ -98,7 +103,7 @@ def check_same_settings(
         and not (key in may_grow and now[key] > before[key])
     ]
     if changed:
-        others = sorted(may_differ & now.keys() - {"resume", "overwrite"})
+        others = sorted(may_differ - {"resume", "overwrite"})
         flags = ["--" + key.replace("_", "-") for key in others]
         grow = "".join(f"; --{key} may be raised" for key in sorted(may_grow))
         raise UserError(
