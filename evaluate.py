@@ -29,13 +29,12 @@ from byol import checkpoint, report
 from byol.config import AMP, FEATURES, ClassifierConfig, Parser, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder, check_taps
-from byol.errors import UserError, command
+from byol.errors import UserError, command, printable
 from byol.linear_eval import Features
 from byol.probe import extract_features
 from byol.report import Cell
 from byol.run_folder import make_folder
 from data import make_split, open_photos
-from data.files import printable
 
 
 @dataclass

@@ -26,7 +26,7 @@ from byol.augment import CROP_AND_FLIP, Augment
 from byol.config import ClassifierConfig, check, inherit, parse
 from byol.device import autocast, describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder, check_taps
-from byol.errors import UserError, command
+from byol.errors import UserError, command, printable
 from byol.image_ops import to_device
 from byol.loader import gather, positions_at
 from byol.metrics import MetricsFile, progress, write_json
@@ -35,7 +35,6 @@ from byol.probe import RunningStandardise, Standardise, accuracy, combine, extra
 from byol.run_folder import make_folder
 from byol.schedules import lr_at
 from data import make_split, open_photos
-from data.files import printable
 
 # what a checkpoint decides
 FROM_CHECKPOINT = ("arch", "stem", "image_size", "mean", "std")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on files
+
 
 class UserError(Exception):
     """A fault that the user can mend. Its text is one sentence that says what and how."""
@@ -22,11 +24,16 @@ class Stopped(KeyboardInterrupt):
         self.code = code
 
 
+def printable(text: str) -> str:
+    """The text with control characters, line breaks and lone surrogates escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
     """Turn a script's `main` into one that returns an exit code and never a traceback.
 
-    0 done; 2 a `UserError`, a full disk or too little memory on the GPU, with one sentence on
-    stderr; 130 interrupted, 143 terminated.
+    0 done; 2 a `UserError`, a full disk or too little memory, with one sentence on stderr; 130
+    interrupted, 143 terminated. No control character of a name gets to the terminal.
     """
 
     @functools.wraps(main)
@@ -34,11 +41,12 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
         try:
             main(argv)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as interrupt:
             print(
-                f"interrupted: {str(interrupt) or 'nothing was saved; run the command again'}",
+                "interrupted: "
+                + printable(str(interrupt) or "nothing was saved; run the command again"),
                 file=sys.stderr,
             )
             return getattr(interrupt, "code", 130)
@@ -50,10 +58,20 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
             )
             return 2
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_ROOM:
                 raise
-            where = f" while writing {error.filename}" if error.filename else ""
-            print(f"error: the disk is full{where}; free some space and go on", file=sys.stderr)
+            what = printable(str(error.filename or "the output"))
+            print(
+                f"error: no room to write {what} ({error.strerror}); free some space and run the "
+                "command again, with --resume where a run was saved",
+                file=sys.stderr,
+            )
+            return 2
+        except MemoryError:
+            print(
+                "error: this machine has too little memory; free some and run the command again",
+                file=sys.stderr,
+            )
             return 2
         return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -21,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from byol.errors import UserError
+from byol.errors import NO_ROOM, UserError, printable
 from byol.files import write_file
 from byol.stored_array import StoredArray, npy_header
 from data.columns import read_texts, write_array, write_texts
 from data.decode import BadImage
-from data.files import Item, Loaded, printable
+from data.files import Item, Loaded
 from data.layout import classify
 from data.sources import DATA_DIR, Source, find_source
 
@@ -148,11 +147,16 @@ def _pack(found: Source, source: str, store_size: int, final: Path, progress: bo
         _fill(found, source, store_size, temporary, progress)
         _publish(temporary, final, source, store_size)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         raise UserError(
-            f"the disk is full while packing into {cache}; free some space there or set "
-            "BYOL_CACHE to a folder on another disk"
+            f"no room to pack the photos into {cache} ({error.strerror}); free some space there "
+            "or set BYOL_CACHE to a folder on another disk"
+        ) from None
+    except MemoryError:
+        raise UserError(
+            f"too little memory to decode --data {source}; free some and run the command again, "
+            "or make its largest images smaller"
         ) from None
     finally:  # nothing to do after a good rename
         shutil.rmtree(temporary, ignore_errors=True)

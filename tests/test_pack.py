@@ -232,7 +232,7 @@ def test_a_full_disk(cache, archive, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="disk is full") as caught:
+    with pytest.raises(UserError, match="no room to pack") as caught:
         opened(archive)
     assert str(cache) in str(caught.value)
     assert list(cache.iterdir()) == []
