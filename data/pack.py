@@ -271,7 +271,10 @@ def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, st
             while pending and waiting + item.file_bytes > MAX_WAITING:
                 yield finish()
             waiting += item.file_bytes
-            pending.append((item, pool.submit(item.load, store_size)))
+            try:
+                pending.append((item, pool.submit(item.load, store_size)))
+            except RuntimeError as error:  # no memory for one more thread
+                raise MemoryError from error
             if len(pending) >= 8 * workers:
                 yield finish()
         while pending:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -206,7 +207,19 @@ def test_an_interrupted_packing_leaves_nothing(cache, archive, monkeypatch, erro
 
     with monkeypatch.context() as patch:
         patch.setattr("data.files.decode", interrupted)
-        with pytest.raises(error):
+        with pytest.raises(UserError if error is MemoryError else error):
+            opened(archive)
+    assert list(cache.iterdir()) == []
+    assert len(opened(archive).names) == 20
+
+
+def test_no_memory_for_a_thread(cache, archive, monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(UserError, match="too little memory to decode"):
             opened(archive)
     assert list(cache.iterdir()) == []
     assert len(opened(archive).names) == 20
