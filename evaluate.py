@@ -99,13 +99,13 @@ def main(argv: list[str] | None = None) -> None:
         kind, rows = train_classifier.pick_test_images(photos, split)
         tested[protocol.labels] = f"{len(rows):,} images ({kind})"
     print(
-        f"data        {photos.source}: {len(photos.names):,} images of {len(photos.classes)} "
-        f"classes; tested on {', '.join(dict.fromkeys(tested.values()))}\n"
+        f"data        {printable(photos.source)}: {len(photos.names):,} images of "
+        f"{len(photos.classes)} classes; tested on {', '.join(dict.fromkeys(tested.values()))}\n"
         f"encoders    {config.arch} ({config.stem} stem), {config.image_size} px: "
-        f"random weights, {', '.join(f'{w.name} ({w.config.init})' for w in judged)}\n"
+        f"random weights, {printable(', '.join(f'{w.name} ({w.config.init})' for w in judged))}\n"
         f"combined    avgpool, {', '.join(f'{tap} ({g} x {g})' for tap, g in taps.items())}\n"
         f"device      {describe(device, amp)}\n"
-        f"results     {out}",
+        f"results     {printable(str(out))}",
         flush=True,
     )
     about = {
@@ -137,7 +137,8 @@ def main(argv: list[str] | None = None) -> None:
             encoder.to(device, memory_format=torch.channels_last)
             features = extract_features(
                 encoder, photos, rows, image_size=config.image_size, mean=config.mean,
-                std=config.std, device=device, amp=amp, taps=taps, what=f"features, {weights.name}",
+                std=config.std, device=device, amp=amp, taps=taps,
+                what=f"features, {printable(weights.name)}",
             )  # fmt: skip
             features = Features(features, rows, photos.labels, encoder.widths(taps))
             for protocol in protocols:
@@ -166,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is finished is in {out}; the same command goes on") from None
     print(report.markdown(cells, tested))
-    print("\n".join(str(out / f"table.{kind}") for kind in ("md", "json", "png")))
+    print("\n".join(printable(str(out / f"table.{kind}")) for kind in ("md", "json", "png")))
 
 
 def judge_frozen(cells, features, photos, split, weights, protocol, draw) -> None:
@@ -178,7 +179,7 @@ def judge_frozen(cells, features, photos, split, weights, protocol, draw) -> Non
         report.add(cells, *where, "linear", protocol.labels, linear, l2_strength=strength)
         report.add(cells, *where, "knn", protocol.labels, knn)
         print(
-            f"{weights.name}, {name}, {protocol.labels} labels, draw {draw}: linear "
+            f"{printable(weights.name)}, {name}, {protocol.labels} labels, draw {draw}: linear "
             f"{100 * linear:.2f} % (L2 strength {strength:g}), kNN {100 * knn:.2f} %",
             flush=True,
         )
@@ -211,7 +212,7 @@ def fine_tune(
     value = summary["test_accuracy"]
     report.add(cells, weights.name, name, "fine-tuned", protocol.labels, value)
     print(
-        f"{weights.name}, {name}, {protocol.labels} labels, seed {seed}: fine-tuned for "
+        f"{printable(weights.name)}, {name}, {protocol.labels} labels, seed {seed}: fine-tuned for "
         f"{protocol.epochs} epochs {100 * value:.2f} % ({summary['seconds']:.0f} s)",
         flush=True,
     )

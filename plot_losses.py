@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from byol.config import Parser
-from byol.errors import UserError, command
+from byol.errors import UserError, command, printable
 from byol.metrics import read_jsonl
 from byol.report import save_picture
 from byol.run_folder import make_folder
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     if pretraining:
         written.append(save_picture(draw_pretraining(pretraining), out / "pretraining.png"))
     print(table(groups), end="")
-    print("\n".join(str(path) for path in written))
+    print("\n".join(printable(str(path)) for path in written))
 
 
 def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
@@ -92,7 +92,7 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
             elif rows and {"tau", "spread"} <= rows[0].keys():
                 pretraining[folder.name] = rows
         except (ValueError, AttributeError):
-            print(f"left out {folder}: its files are damaged", file=sys.stderr)
+            print(f"left out {printable(str(folder))}: its files are damaged", file=sys.stderr)
     if classifiers:
         newest = max(classifiers, key=lambda run: run["age"])["summary"]
         others = [r for r in classifiers if any(r["summary"][k] != newest[k] for k in SAME)]
@@ -108,7 +108,8 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
 def leave_out(runs: list[dict], others: list[dict], why: str) -> None:
     """Take `others` off `runs`, and say so."""
     if others:
-        print(f"left out, {why}: {', '.join(r['name'] for r in others)}", file=sys.stderr)
+        names = ", ".join(run["name"] for run in others)
+        print(printable(f"left out, {why}: {names}"), file=sys.stderr)
         runs[:] = [r for r in runs if r not in others]
 
 

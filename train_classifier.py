@@ -100,14 +100,15 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     optimizer = build_optimizer(config.optimizer, parameter_groups(trained), decay, scaled)
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
     print(
-        f"data        {photos.source}: {count:,} labelled images of {len(classes)} classes; "
-        f"tested on {len(test_rows):,} ({tested_on}); {len(photos.skipped):,} files skipped\n"
-        f"model       {config.arch} ({config.stem} stem) from {config.init}, {part}; "
+        f"data        {printable(photos.source)}: {count:,} labelled images of "
+        f"{len(classes)} classes; tested on {len(test_rows):,} ({tested_on}); "
+        f"{len(photos.skipped):,} files skipped\n"
+        f"model       {config.arch} ({config.stem} stem) from {printable(config.init)}, {part}; "
         f"{head.in_features:,} features: {', '.join(widths)}\n"
         f"device      {describe(device, amp)}\n"
         f"schedule    {config.epochs} epochs, batch {min(config.batch_size, count)}, "
         f"{config.optimizer}, peak rate {lr:g}, weight decay {decay:g}\n"
-        f"run folder  {run_dir}",
+        f"run folder  {printable(str(run_dir))}",
         flush=True,
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -207,6 +208,30 @@ def test_a_full_disk(server, target, size):
     download(server.url, SHA256, target, progress=False)
     assert target.read_bytes() == BODY
     assert server.asked == [None, f"bytes={size}-" if size else None]
+
+
+def test_a_second_download_is_refused_while_one_goes_on(server, target):
+    server.cut, server.hang = 50_000, True
+
+    def one():
+        download(server.url, SHA256, target, progress=False)
+
+    def broken_off():
+        with pytest.raises(UserError, match="broke off"):
+            one()
+
+    first = threading.Thread(target=broken_off)
+    first.start()
+    while not server.asked:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="another process downloads into"):
+        one()
+    assert len(server.asked) == 1
+    server.released.set()
+    first.join()
+    server.cut = None
+    one()
+    assert target.read_bytes() == BODY
 
 
 def test_a_folder_that_cannot_be_written(server, tmp_path):

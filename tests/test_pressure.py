@@ -1,6 +1,8 @@
 """What others do to the files of a run while it runs: real processes, real files."""
 
+import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,10 @@ import torch
 from photo_files import cartoon_folder
 from processes import wait_for
 
+import evaluate
+import plot_losses
+import train_byol
+import train_classifier
 from byol.metrics import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,3 +106,59 @@ def test_the_other_columns_are_read_at_the_start(photos):
         os.truncate(next(Path("cache").glob(f"*/{name}")), 0)
     _, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
+
+
+# ---- folders that may not be written to, and odd names ----
+
+
+def as_any_user():
+    """Root too may only do what the modes of files say: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, as of the next exec
+
+
+def opened(folder) -> subprocess.Popen:
+    return started("tests/open_photos.py", folder, preexec_fn=as_any_user)
+
+
+def test_a_data_folder_that_may_not_be_written_to(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    (root / "train").rename(root / "training")
+    for folder in (*root.rglob("*/"), root):
+        folder.chmod(0o555)
+    said, errors = opened(root).communicate(timeout=60)
+    assert (said, errors) == ("44 photos\n", "")
+    assert len(list(Path("cache").iterdir())) == 1
+
+
+def test_a_cache_that_may_not_be_written_to(photos):
+    Path("cache").mkdir(mode=0o555)
+    error = error_of(opened(photos))
+    assert "cannot write to the cache folder" in error
+    assert "(Permission denied); set BYOL_CACHE" in error
+
+
+def test_a_file_and_a_folder_that_may_not_be_read(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    next(root.rglob("*.png")).chmod(0)
+    said, errors = opened(root).communicate(timeout=60)
+    assert said == "43 photos\n"
+    assert "cannot be read: Permission denied" in errors
+    (root / "test").chmod(0)
+    assert "cannot list" in error_of(opened(root))
+
+
+def test_control_characters_never_reach_the_terminal(photos, tmp_path, capfd):
+    odd = str(shutil.copytree(photos, tmp_path / "odd\x1b[31m\nname"))
+    code = train_byol.main(["--data", odd, *TINY, "--epochs", "1", "--run-dir", "r\x1b[0m"])
+    assert code == 0
+    assert train_classifier.main(["--data", odd, "--epochs", "1", "--freeze", "--labels", "8",
+                                  "--image-size", "32", "--store-size", "32"]) == 0  # fmt: skip
+    assert train_classifier.main(["--data", odd, "--labels", "0"]) == 2
+    assert evaluate.main(["byol.pt", "--labels", "8", "--seeds", "1", "--frozen-only"]) == 0
+    assert plot_losses.main(["--runs", "no\x1b[31m"]) == 2
+    told = capfd.readouterr()
+    for text in (told.out, told.err):
+        assert "\x1b[31m" not in text
+        assert "\x1b[0m" not in text
+    assert "odd\\x1b[31m\\nname" in told.out
