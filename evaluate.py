@@ -29,13 +29,12 @@ from byol import checkpoint, report
 from byol.config import AMP, FEATURES, ClassifierConfig, Parser, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder, check_taps
-from byol.errors import Stopped, UserError, command
+from byol.errors import Stopped, UserError, command, printable
 from byol.linear_eval import Features
 from byol.probe import extract_features
 from byol.report import Cell
 from byol.run_folder import clear_half_written, lock_run_folder, make_folder
 from data import make_split, open_photos
-from data.files import printable
 
 
 @dataclass
@@ -103,13 +102,13 @@ def main(argv: list[str] | None = None) -> None:
         kind, rows = train_classifier.pick_test_images(photos, split)
         tested[protocol.labels] = f"{len(rows):,} images ({kind})"
     print(
-        f"data        {photos.source}: {len(photos.names):,} images of {len(photos.classes)} "
-        f"classes; tested on {', '.join(dict.fromkeys(tested.values()))}\n"
+        f"data        {printable(photos.source)}: {len(photos.names):,} images of "
+        f"{len(photos.classes)} classes; tested on {', '.join(dict.fromkeys(tested.values()))}\n"
         f"encoders    {config.arch} ({config.stem} stem), {config.image_size} px: "
-        f"random weights, {', '.join(f'{w.name} ({w.config.init})' for w in judged)}\n"
+        f"random weights, {printable(', '.join(f'{w.name} ({w.config.init})' for w in judged))}\n"
         f"combined    avgpool, {', '.join(f'{tap} ({g} x {g})' for tap, g in taps.items())}\n"
         f"device      {describe(device, amp)}\n"
-        f"results     {out}",
+        f"results     {printable(str(out))}",
         flush=True,
     )
     about = {
@@ -141,7 +140,8 @@ def main(argv: list[str] | None = None) -> None:
             encoder.to(device, memory_format=torch.channels_last)
             features = extract_features(
                 encoder, photos, rows, image_size=config.image_size, mean=config.mean,
-                std=config.std, device=device, amp=amp, taps=taps, what=f"features, {weights.name}",
+                std=config.std, device=device, amp=amp, taps=taps,
+                what=f"features, {printable(weights.name)}",
             )  # fmt: skip
             features = Features(features, rows, photos.labels, encoder.widths(taps))
             for protocol in protocols:
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
     report.write(out, "table", cells, about)
     report.remove(out, "unfinished")
     print(report.markdown(cells, tested))
-    print("\n".join(str(out / f"table.{kind}") for kind in ("md", "json", "png")))
+    print("\n".join(printable(str(out / f"table.{kind}")) for kind in ("md", "json", "png")))
 
 
 def judge_frozen(cells, features, photos, split, weights, protocol, draw) -> None:
@@ -187,7 +187,7 @@ def judge_frozen(cells, features, photos, split, weights, protocol, draw) -> Non
         report.add(cells, *where, "linear", protocol.labels, linear, l2_strength=strength)
         report.add(cells, *where, "knn", protocol.labels, knn)
         print(
-            f"{weights.name}, {name}, {protocol.labels} labels, draw {draw}: linear "
+            f"{printable(weights.name)}, {name}, {protocol.labels} labels, draw {draw}: linear "
             f"{100 * linear:.2f} % (L2 strength {strength:g}), kNN {100 * knn:.2f} %",
             flush=True,
         )
@@ -227,7 +227,7 @@ def fine_tune(cells, out: Path, photos, weights, config, name: str, protocol, se
     value = summary["test_accuracy"]
     report.add(cells, weights.name, name, "fine-tuned", protocol.labels, value)
     print(
-        f"{weights.name}, {name}, {protocol.labels} labels, seed {seed}: fine-tuned for "
+        f"{printable(weights.name)}, {name}, {protocol.labels} labels, seed {seed}: fine-tuned for "
         f"{protocol.epochs} epochs {100 * value:.2f} % ({summary['seconds']:.0f} s)",
         flush=True,
     )

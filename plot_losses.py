@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from byol.config import Parser
-from byol.errors import UserError, command
+from byol.errors import UserError, command, printable
 from byol.metrics import read_jsonl
 from byol.report import plain, save_picture
 from byol.run_folder import make_folder
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     if pretraining:
         written.append(save_picture(draw_pretraining(pretraining), out / "pretraining.png"))
     print(table(groups), end="")
-    print("\n".join(str(path) for path in written))
+    print("\n".join(printable(str(path)) for path in written))
 
 
 def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:

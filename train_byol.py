@@ -24,7 +24,7 @@ from byol.compiled import compile_encoders
 from byol.config import PretrainConfig, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device, set_deterministic
 from byol.encoder import AVGPOOL, Encoder, check_taps
-from byol.errors import Stopped, UserError, command
+from byol.errors import Stopped, UserError, command, printable
 from byol.interrupt import Interrupt, ignore_save_signal
 from byol.learner import BYOL
 from byol.loader import batches, put_on_device
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     of_photos = f", {images.nbytes / 2**30:.1f} GiB for the photos" if on_device else ""
     of_sizes = f"{sizes[0]} px until step {first_steps:,}, then " if first_steps else ""
     print(
-        f"data        {photos.source}: {len(rows):,} unlabelled images to learn from, "
+        f"data        {printable(photos.source)}: {len(rows):,} unlabelled images to learn from, "
         f"{len(split.labelled):,} labelled, {len(split.holdout):,} held out, "
         f"{len(split.test):,} in a test split, {len(photos.skipped):,} files skipped\n"
         f"model       {config.arch} ({config.stem} stem), {encoder_size / 1e6:.1f} M weights; "
@@ -164,7 +164,8 @@ def main(argv: list[str] | None = None) -> None:
         f"= {total_steps:,} steps, {warmup_steps:,} of warm-up\n"
         f"optimizer   {config.optimizer}, rate {base_lr:g} x {config.batch_size}/256 = "
         f"{peak_lr:g}, weight decay {decay:g}, tau {config.tau0:g} to 1\n"
-        f"run folder  {run_dir}" + (f", going on at step {first_step:,}" if state else ""),
+        f"run folder  {printable(str(run_dir))}"
+        + (f", going on at step {first_step:,}" if state else ""),
         flush=True,
     )
 
@@ -337,7 +338,8 @@ def main(argv: list[str] | None = None) -> None:
         peak = f", at most {torch.cuda.max_memory_reserved(device) / 2**30:.2f} GiB of its memory"
     overflowed = f", {int(skipped):,} steps skipped as float16 overflowed" if scaled else ""
     print(f"took {seconds / 60:.1f} minutes, {seen / seconds:.0f} images/s{peak}{overflowed}")
-    print(f"wrote {config.out}: now python train_classifier.py --init {config.out} --freeze")
+    out = printable(config.out)
+    print(f"wrote {out}: now python train_classifier.py --init {out} --freeze")
 
 
 def check_weights(config: PretrainConfig, flags: set[str]) -> list[float]:

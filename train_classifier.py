@@ -35,7 +35,7 @@ from byol.device import (
     set_deterministic,
 )
 from byol.encoder import Encoder, check_taps
-from byol.errors import Stopped, UserError, command
+from byol.errors import Stopped, UserError, command, printable
 from byol.image_ops import to_device
 from byol.interrupt import Interrupt
 from byol.loader import gather, positions_at
@@ -45,7 +45,6 @@ from byol.probe import RunningStandardise, Standardise, accuracy, combine, extra
 from byol.run_folder import LAST, PREVIOUS, check_same_settings, holds_a_run, open_run_folder
 from byol.schedules import lr_at
 from data import make_split, open_photos
-from data.files import printable
 
 # what a checkpoint decides
 FROM_CHECKPOINT = ("arch", "stem", "image_size", "mean", "std")
@@ -135,14 +134,15 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     optimizer = build_optimizer(config.optimizer, parameter_groups(trained), decay, scaled)
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
     print(
-        f"data        {photos.source}: {count:,} labelled images of {len(classes)} classes; "
-        f"tested on {len(test_rows):,} ({tested_on}); {len(photos.skipped):,} files skipped\n"
-        f"model       {config.arch} ({config.stem} stem) from {config.init}, {part}; "
+        f"data        {printable(photos.source)}: {count:,} labelled images of "
+        f"{len(classes)} classes; tested on {len(test_rows):,} ({tested_on}); "
+        f"{len(photos.skipped):,} files skipped\n"
+        f"model       {config.arch} ({config.stem} stem) from {printable(config.init)}, {part}; "
         f"{head.in_features:,} features: {', '.join(widths)}\n"
         f"device      {describe(device, amp)}\n"
         f"schedule    {config.epochs} epochs, batch {min(config.batch_size, count)}, "
         f"{config.optimizer}, peak rate {lr:g}, weight decay {decay:g}\n"
-        f"run folder  {run_dir}",
+        f"run folder  {printable(str(run_dir))}",
         flush=True,
     )
 

@@ -17,6 +17,7 @@ import json
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,7 +39,9 @@ from byol.loader import batches, gather, put_on_device
 from byol.memory import estimate_step_bytes
 from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
+from byol.stored_array import StoredArray
 from data import open_photos
+from data.columns import write_array
 
 EPOCH = 24_750  # unlabelled photos of Cats-vs-Dogs
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense 16-bit FLOP/s, by the vendor
@@ -99,7 +102,10 @@ def main(argv: list[str] | None = None) -> None:
         images, sizes = photos.images, photos.sizes
     else:
         count = max(2 * batch, 1024)
-        images = np.random.default_rng(0).integers(0, 256, (count, 3, stored, stored), np.uint8)
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 3, stored, stored), np.uint8)
+        with tempfile.TemporaryDirectory() as folder:  # it stays open, and so may be deleted
+            write_array(Path(folder) / "noise.npy", pixels)
+            images = StoredArray(Path(folder) / "noise.npy", np.uint8, pixels.shape)
         sizes = np.full((count, 2), stored)
 
     torch.manual_seed(0)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on files
+
 
 class UserError(Exception):
     """A fault that the user can mend. Its text is one sentence that says what and how."""
@@ -22,56 +24,62 @@ class Stopped(KeyboardInterrupt):
         self.code = code
 
 
+def printable(text: str) -> str:
+    """The text with control characters, line breaks and lone surrogates escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
     """Turn a script's `main` into one that returns an exit code and never a traceback.
 
-    0 done; 2 a `UserError`, a full disk, too little memory, or an operation that --deterministic
-    cannot have, with one sentence on stderr; 130 interrupted, 143 terminated.
+    0 done; 2 with one sentence on stderr, for a `UserError`, a full disk, too little memory, or an
+    operation that --deterministic cannot have; 130 interrupted, 143 terminated. No control
+    character of a name gets to the terminal.
     """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
         try:
             main(argv)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
         except KeyboardInterrupt as interrupt:
-            print(
-                f"interrupted: {str(interrupt) or 'nothing was saved; run the command again'}",
-                file=sys.stderr,
-            )
+            what = str(interrupt) or "nothing was saved; run the command again"
+            print(f"interrupted: {printable(what)}", file=sys.stderr)
             return getattr(interrupt, "code", 130)
-        except torch.OutOfMemoryError:
-            print(
-                "error: the GPU has too little memory; give train_byol.py --photos-in host or "
-                "--accumulate 2, or lower --batch-size or --image-size",
-                file=sys.stderr,
-            )
-            return 2
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-                print(
-                    "error: this machine has too little memory; lower --batch-size or "
-                    "--image-size, or give train_byol.py a higher --accumulate",
-                    file=sys.stderr,
-                )
-                return 2
-            name, refused, _ = str(error).partition(" does not have a deterministic implementation")
-            if not refused or not torch.are_deterministic_algorithms_enabled():
+        except Exception as error:
+            sentence = _sentence(error)
+            if sentence is None:
                 raise
-            print(
-                f"error: --deterministic: {name} has no deterministic version here; leave "
-                "--deterministic out, or take --device cpu",
-                file=sys.stderr,
-            )
-            return 2
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            where = f" while writing {error.filename}" if error.filename else ""
-            print(f"error: the disk is full{where}; free some space and go on", file=sys.stderr)
+            print(f"error: {printable(sentence)}", file=sys.stderr)
             return 2
         return 0
 
     return run
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user; None for what is no fault of theirs, and deserves a traceback."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU has too little memory; give train_byol.py --photos-in host or --accumulate 2, "
+            "or lower --batch-size or --image-size"
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return (
+            "this machine has too little memory; free some, lower --batch-size or --image-size, or "
+            "give train_byol.py a higher --accumulate"
+        )
+    name, refused, _ = text.partition(" does not have a deterministic implementation")
+    if refused and torch.are_deterministic_algorithms_enabled():
+        return (
+            f"--deterministic: {name} has no deterministic version here; leave --deterministic "
+            "out, or take --device cpu"
+        )
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return (
+            f"no room to write {error.filename or 'the output'} ({error.strerror}); free some "
+            "space and run the command again, with --resume where a run was saved"
+        )
+    return None

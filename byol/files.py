@@ -6,15 +6,26 @@ import contextlib
 import os
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 _SEAL = b"\nbyol: CRC-32 of what is before this line: "  # and eight hexadecimal digits
 _PIECE = 2**20
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An `OSError` that is raised inside names `path`: one of a write has no name of its own."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
 def write_file(path: Path, blob: bytes | memoryview) -> None:
-    """Write a file and flush it to the disk. Raises `OSError`."""
-    with open(path, "wb") as file:
+    """Write a file and flush it to the disk. Raises `OSError` that names it."""
+    with naming(path), open(path, "wb") as file:
         file.write(blob)
         file.flush()
         os.fsync(file.fileno())
@@ -25,19 +36,20 @@ def write_atomically(path: str | Path, blob: bytes | memoryview, keep: Path | No
 
     At any instant `path` is the old file or the new one, also after a loss of power. With `keep`
     the old file moves there first; stopped between the two, there is only `keep`. What a killed
-    process left of an earlier write is removed. Raises `OSError`.
+    process left of an earlier write is removed. Raises `OSError` that names `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_half_written(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_file(temporary, blob)
-        if keep and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_half_written(path)
+        try:
+            write_file(temporary, blob)
+            if keep and path.exists():
+                os.replace(path, keep)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     _flush_folder(path.parent)
 
 

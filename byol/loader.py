@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from byol.image_ops import to_device
+from byol.stored_array import StoredArray
 
 
 @lru_cache(maxsize=2)
@@ -25,31 +26,31 @@ def positions_at(step: int, count: int, batch_size: int, seed: int) -> np.ndarra
     return epoch_order(count, seed, epoch)[batch * batch_size : (batch + 1) * batch_size]
 
 
-def gather(images: np.ndarray | Tensor, rows: np.ndarray, device: torch.device) -> Tensor:
+def gather(images: StoredArray | Tensor, rows: np.ndarray, device: torch.device) -> Tensor:
     """Stored photos (uint8, N x 3 x S x S) of `rows`, as a tensor on the device.
 
-    `images` are an array on the host or a tensor on the device. For CUDA what is copied goes
-    through pinned memory, and nothing waits.
+    `images` are in a file or a tensor on the device. For CUDA what is copied goes through pinned
+    memory, and nothing waits.
     """
     if isinstance(images, Tensor):
         return images.index_select(0, to_device(rows, device))
     pinned = device.type == "cuda"
     batch = torch.empty((len(rows), *images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
-    np.take(images, rows, axis=0, out=batch.numpy(), mode="clip")  # "raise" would copy once more
+    images.read(rows, batch.numpy())
     return batch.to(device, non_blocking=True)
 
 
-def put_on_device(images: np.ndarray, device: torch.device) -> Tensor:
+def put_on_device(images: StoredArray, device: torch.device) -> Tensor:
     """All stored photos as one tensor on the device, for which there must be room."""
     stored = torch.empty(images.shape, dtype=torch.uint8, device=device)
     for at in range(0, len(images), 1024):
         part = slice(at, at + 1024)
-        stored[part] = torch.from_numpy(np.array(images[part]))
+        stored[part] = torch.from_numpy(images[part])
     return stored
 
 
 def batches(
-    images: np.ndarray | Tensor,
+    images: StoredArray | Tensor,
     rows: np.ndarray,
     batch_size: int,
     seed: int,

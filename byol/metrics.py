@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from byol.files import write_atomically
+from byol.files import naming, write_atomically
 
 
 def write_json(path: str | Path, content: dict) -> None:
@@ -69,15 +69,25 @@ class MetricsFile:
         rows = read_jsonl(path) if keep_through and path.exists() else []
         kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= keep_through]
         write_atomically(path, "".join(kept).encode())
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
+        self._path = path
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by __exit__)
 
     def write(self, **values) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        """Raises `OSError` where there is no room for the line, of which then nothing stays."""
+        line = (json.dumps(values) + "\n").encode()
+        end = self._file.seek(0, os.SEEK_END)
+        with naming(self._path):
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                self._file.truncate(end)
+                raise
 
     def flush_to_disk(self) -> None:
         """Before a checkpoint, so that no line is lost that a resumed run does not write again."""
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> MetricsFile:
         return self

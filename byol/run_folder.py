@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from byol.errors import UserError
+from byol.files import naming
 
 LAST, PREVIOUS = "last.pt", "previous.pt"  # the state of a run, and the one before
 
@@ -44,8 +45,9 @@ def lock_run_folder(run_dir: Path, flag: str = "--run-dir") -> TextIO:
         ) from None
     except OSError:  # a file system without locks
         pass
-    lock.truncate(0)
-    print(os.getpid(), file=lock, flush=True)
+    with naming(run_dir / "run.lock"):
+        lock.truncate(0)
+        os.write(lock.fileno(), f"{os.getpid()}\n".encode())
     return lock
 
 

@@ -1,17 +1,17 @@
-"""The columns of a pack: .npy files that are mapped into memory, and lists of text over them."""
+"""The columns of a pack: .npy files, and lists of text over them."""
 
 from __future__ import annotations
 
-import io
 import operator
-import tokenize
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from byol.files import write_file
+from byol.stored_array import StoredArray, npy_header
 
 
 class Texts(Sequence):
@@ -21,16 +21,20 @@ class Texts(Sequence):
     ends: int64 (width * N + 1,), where each string ends in the blob, after a 0
     width: 1 for strings, K for tuples of K strings
 
-    It equals a list of the same items.
+    Both are read at the first use. It equals a list of the same items.
     """
 
-    def __init__(self, blob: np.ndarray, ends: np.ndarray, width: int = 1):
-        self._blob = memoryview(blob)
-        self._ends = np.asarray(ends)  # a plain array over the same memory: faster to index
+    def __init__(self, blob: StoredArray, ends: StoredArray, width: int = 1):
+        self._stored = blob, ends
         self._width = width
 
+    @cached_property
+    def _content(self) -> tuple[memoryview, np.ndarray]:
+        blob, ends = self._stored
+        return memoryview(blob.whole()), ends.whole()
+
     def __len__(self) -> int:
-        return (len(self._ends) - 1) // self._width
+        return (len(self._stored[1]) - 1) // self._width
 
     def __getitem__(self, index):
         if isinstance(index, slice):
@@ -56,8 +60,9 @@ class Texts(Sequence):
         return f"<{len(self):,} texts: {self[:3]}{'...' if len(self) > 3 else ''}>"
 
     def _items(self, first: int, last: int) -> Iterator:
-        ends = self._ends[first * self._width : last * self._width + 1].tolist()
-        texts = [str(self._blob[a:b], "utf-8", "surrogatepass") for a, b in pairwise(ends)]
+        blob, ends = self._content
+        ends = ends[first * self._width : last * self._width + 1].tolist()
+        texts = [str(blob[a:b], "utf-8", "surrogatepass") for a, b in pairwise(ends)]
         if self._width == 1:
             return iter(texts)
         return zip(*(texts[i :: self._width] for i in range(self._width)), strict=True)
@@ -65,24 +70,7 @@ class Texts(Sequence):
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a .npy file and flush it to the disk. Raises `OSError`."""
-    buffer = io.BytesIO()  # straight to a full disk, numpy's error would lack its number
-    np.save(buffer, array, allow_pickle=False)
-    write_file(path, buffer.getbuffer())
-
-
-def read_array(path: Path, dtype: type, shape: tuple[int, ...], mode: str = "c") -> np.ndarray:
-    """Map a .npy file. Raises `OSError`, or `ValueError` where it holds another array.
-
-    With mode "c" the array can be written to, which the file never sees; with "r" it cannot.
-    """
-    mode = None if 0 in shape else mode  # nothing cannot be mapped
-    try:
-        array = np.load(path, mmap_mode=mode, allow_pickle=False)
-    except (SyntaxError, TypeError, tokenize.TokenError) as error:
-        raise ValueError(f"{path} has a garbled header ({error})") from None
-    if array.dtype != dtype or array.shape != shape:
-        raise ValueError(f"{path} holds {array.dtype} {array.shape}, not {dtype} {shape}")
-    return array
+    write_file(path, npy_header(array.dtype, array.shape) + array.tobytes())
 
 
 def write_texts(folder: Path, name: str, texts: Iterable[str]) -> None:
@@ -94,7 +82,7 @@ def write_texts(folder: Path, name: str, texts: Iterable[str]) -> None:
 
 
 def read_texts(folder: Path, name: str, count: int, width: int = 1) -> Texts:
-    """Map `count` items of `width` strings each. Raises `OSError` or `ValueError`."""
-    ends = read_array(folder / f"{name}_ends.npy", np.int64, (count * width + 1,))
-    blob = read_array(folder / f"{name}.npy", np.uint8, (int(ends[-1]),))
+    """Open `count` items of `width` strings each. Raises `OSError` or `ValueError`."""
+    ends = StoredArray(folder / f"{name}_ends.npy", np.int64, (count * width + 1,))
+    blob = StoredArray(folder / f"{name}.npy", np.uint8, (int(ends[-1]),))
     return Texts(blob, ends, width)

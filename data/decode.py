@@ -54,7 +54,8 @@ def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
     over white, and every colour mode becomes 8-bit RGB.
 
     Returns the pixels, uint8 (3, size, size), contiguous, and the original height and width in
-    pixels, upright. Raises `BadImage` for whatever is not a whole, sane image.
+    pixels, upright. Raises `BadImage` for whatever is not a whole, sane image, and
+    `MemoryError`.
     """
     if not blob:
         raise BadImage("empty file")
@@ -67,6 +68,8 @@ def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
     except Image.DecompressionBombError:
         raise BadImage("too many pixels") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind
+        width, height = _webp_size(blob)  # its errors do not tell whether memory was lacking
+        np.empty(12 * width * height, np.uint8)
         raise BadImage(f"cannot be decoded: {str(error)[:80] or type(error).__name__}") from error
 
 

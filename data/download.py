@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import ssl
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
@@ -23,16 +26,15 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
     """Fetch `url` to `target` and check its SHA-256 (hex). Returns `target`.
 
     The bytes go to `<target>.part` first, and a later call goes on where an earlier one broke
-    off. Raises `UserError` where the transfer or the check fails.
+    off. Raises `UserError` where the transfer or the check fails, or another process is at it.
     """
     target = Path(target)
     part = target.with_name(target.name + ".part")
     by_hand = f"put the file by hand at {target.resolve()}, or try --data cartoons"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, progress)
-        with open(part, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with _locked(target.parent):
+            return _fetch_checked(url, sha256, part, target, progress, by_hand)
     except urllib.error.HTTPError as error:
         raise UserError(f"{url} answered {error.code} {error.reason}; {by_hand}") from None
     except urllib.error.URLError as error:
@@ -46,6 +48,32 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
         raise UserError(
             f"cannot write {part} ({error.strerror}); make room or make the folder writable"
         ) from None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One download into a folder at a time; the lock goes when its process does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process downloads into {folder}: wait until it is done, then run again"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def _fetch_checked(
+    url: str, sha256: str, part: Path, target: Path, progress: bool, by_hand: str
+) -> Path:
+    _fetch(url, part, progress)
+    with open(part, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:
         part.unlink()
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import functools
 import gzip
 import lzma
@@ -18,7 +19,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from byol.errors import UserError
+from byol.errors import UserError, printable
 from data.decode import BadImage, decode
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -47,11 +48,6 @@ class Item(NamedTuple):
     name: str
     load: Callable[[int], Loaded]
     file_bytes: int = 0
-
-
-def printable(text: str) -> str:
-    """The text with control characters, line breaks and lone surrogates escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # ---- folders ----
@@ -108,6 +104,8 @@ def read_folder(files: list[_File]) -> Iterator[Item]:
                     raise BadImage("not a regular file")
                 return stream.read(MAX_FILE_BYTES + 1)
         except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError from error
             raise BadImage(f"cannot be read: {error.strerror}") from error
 
     for file in files:

@@ -1,9 +1,8 @@
-"""Decode a source once into files of raw arrays, which every later run maps into memory."""
+"""Decode a source once into files of raw arrays, which every later run reads."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -21,11 +20,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from byol.errors import UserError
+from byol.errors import NO_ROOM, UserError, printable
 from byol.files import write_file
-from data.columns import read_array, read_texts, write_array, write_texts
+from byol.stored_array import StoredArray, npy_header
+from data.columns import read_texts, write_array, write_texts
 from data.decode import BadImage
-from data.files import Item, Loaded, printable
+from data.files import Item, Loaded
 from data.layout import classify
 from data.sources import DATA_DIR, Source, find_source
 
@@ -50,9 +50,9 @@ FILES = (  # of a pack, beside manifest.json
 
 @dataclass
 class Photos:
-    """All usable images of a source at one size, as mapped from its pack.
+    """All usable images of a source at one size, from its pack.
 
-    images: uint8 memory map (N, 3, S, S), RGB planes, read-only
+    images: uint8 (N, 3, S, S), RGB planes, read from their file row by row
     names: '/'-separated path of each image inside the source
     labels: int64 (N,), an index into `classes`, -1 where the image has no class
     classes: sorted class names
@@ -64,7 +64,7 @@ class Photos:
     by_name: int64 (N,), all rows in the order of their names
     """
 
-    images: np.ndarray
+    images: StoredArray
     names: Sequence[str]
     labels: np.ndarray
     classes: list[str]
@@ -79,7 +79,7 @@ class Photos:
 def open_photos(source: str, store_size: int, *, progress: bool = True) -> Photos:
     """Open `source` (a known name, a folder or an archive) at `store_size` pixels square.
 
-    The first call packs it into the cache ($BYOL_CACHE, or data/packed), later ones only map
+    The first call packs it into the cache ($BYOL_CACHE, or data/packed), later ones only open
     the pack. One line on stderr tells of skipped files. Raises `UserError` where the source
     cannot be found or used, or the cache cannot be written.
     """
@@ -115,18 +115,18 @@ def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
             if (folder / name).stat().st_size != manifest["bytes"][name]:
                 return None
         return Photos(
-            images=read_array(folder / "images.npy", np.uint8, shape, "r"),
+            images=StoredArray(folder / "images.npy", np.uint8, shape),
             names=read_texts(folder, "names", n),
-            labels=read_array(folder / "labels.npy", np.int64, (n,)),
+            labels=StoredArray(folder / "labels.npy", np.int64, (n,)).whole(),
             classes=manifest["classes"],
-            is_test=read_array(folder / "is_test.npy", np.bool_, (n,)),
-            sizes=read_array(folder / "sizes.npy", np.int32, (n, 2)),
+            is_test=StoredArray(folder / "is_test.npy", np.bool_, (n,)).whole(),
+            sizes=StoredArray(folder / "sizes.npy", np.int32, (n, 2)).whole(),
             skipped=read_texts(folder, "skipped", manifest["skipped"], 2),
             source=source,
             fingerprint=manifest["fingerprint"],
-            by_name=read_array(folder / "by_name.npy", np.int64, (n,)),
+            by_name=StoredArray(folder / "by_name.npy", np.int64, (n,)).whole(),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -147,11 +147,16 @@ def _pack(found: Source, source: str, store_size: int, final: Path, progress: bo
         _fill(found, source, store_size, temporary, progress)
         _publish(temporary, final, source, store_size)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         raise UserError(
-            f"the disk is full while packing into {cache}; free some space there or set "
-            "BYOL_CACHE to a folder on another disk"
+            f"no room to pack the photos into {cache} ({error.strerror}); free some space there "
+            "or set BYOL_CACHE to a folder on another disk"
+        ) from None
+    except MemoryError:
+        raise UserError(
+            f"too little memory to decode --data {source}; free some and run the command again, "
+            "or make its largest images smaller"
         ) from None
     finally:  # nothing to do after a good rename
         shutil.rmtree(temporary, ignore_errors=True)
@@ -197,7 +202,7 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
             mininterval=0.1 if sys.stderr.isatty() else 10,
         ) as bar,
     ):
-        file.write(_npy_header(0, store_size))
+        file.write(npy_header(np.uint8, (0, 3, store_size, store_size)))
         for result in results:
             bar.update()
             if isinstance(result, Loaded):
@@ -207,7 +212,7 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
             else:
                 skipped.append(result)
         file.seek(0)
-        file.write(_npy_header(len(names), store_size))
+        file.write(npy_header(np.uint8, (len(names), 3, store_size, store_size)))
         file.flush()
         os.fsync(file.fileno())
     _refuse_broken(source, len(names), skipped)
@@ -266,7 +271,10 @@ def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, st
             while pending and waiting + item.file_bytes > MAX_WAITING:
                 yield finish()
             waiting += item.file_bytes
-            pending.append((item, pool.submit(item.load, store_size)))
+            try:
+                pending.append((item, pool.submit(item.load, store_size)))
+            except RuntimeError as error:  # no memory for one more thread
+                raise MemoryError from error
             if len(pending) >= 8 * workers:
                 yield finish()
         while pending:
@@ -292,9 +300,3 @@ def _tell(skipped: Sequence[tuple[str, str]], more: str) -> str:
         f"{printable(name[:300])} ({printable(reason)})" for name, reason in skipped[:3]
     )
     return first + (f" and {len(skipped) - 3:,} more, {more}" if len(skipped) > 3 else "")
-
-
-def _npy_header(count: int, size: int) -> bytes:
-    """The header of a .npy file of uint8 (count, 3, size, size), 128 bytes for any count."""
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, 3, {size}, {size}), }}"
-    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"

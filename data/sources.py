@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from byol.errors import UserError
+from byol.errors import UserError, printable
 from data import files
 from data.decode import fit
 from data.download import download
-from data.files import Item, Loaded, printable
+from data.files import Item, Loaded
 
 DATA_DIR = Path(__file__).resolve().parent
 KNOWN = ("cats-vs-dogs", "cifar10", "cartoons")

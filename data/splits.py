@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from byol.errors import UserError
+from byol.errors import UserError, printable
 from byol.files import write_atomically
-from data.files import printable
 from data.pack import Photos
 
 

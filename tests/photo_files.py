@@ -10,6 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from byol.stored_array import StoredArray
+from data.columns import write_array
+
+
+def stored(path: Path, array: np.ndarray) -> StoredArray:
+    """The array as one in a .npy file."""
+    write_array(path, array)
+    return StoredArray(path, array.dtype, array.shape)
+
 
 def png(seed: int, size: int = 8) -> bytes:
     """A PNG of noise, another one for every seed."""

@@ -1,5 +1,7 @@
-"""Waiting for what another process does."""
+"""Waiting for what another process does, and limits on what this one may do."""
 
+import contextlib
+import resource
 import time
 
 
@@ -10,3 +12,14 @@ def wait_for(condition, process, every=0.05):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(every)
+
+
+@contextlib.contextmanager
+def longest_file(size: int):
+    """No file can grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

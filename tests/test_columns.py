@@ -1,9 +1,9 @@
-"""Lists of text and arrays in files, against plain lists and numpy's own reading."""
+"""Lists of text in files, against plain lists."""
 
 import numpy as np
 import pytest
 
-from data.columns import Texts, read_array, read_texts, write_array, write_texts
+from data.columns import Texts, read_texts, write_texts
 
 ODD = [
     "a",
@@ -76,34 +76,3 @@ def test_pairs_of_texts(tmp_path, count):
     assert len(lazy) == count
     assert lazy[-2:] == pairs[-2:]
     assert [lazy[i] for i in range(count)] == pairs
-
-
-@pytest.mark.parametrize("shape", [(0,), (5,), (4, 2)])
-def test_an_array_comes_back(tmp_path, shape):
-    array = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
-    path = tmp_path / "a.npy"
-    write_array(path, array)
-    np.testing.assert_array_equal(np.load(path), array)
-    np.testing.assert_array_equal(read_array(path, np.int32, shape, "r"), array)
-    private = read_array(path, np.int32, shape)
-    private[...] = 7
-    np.testing.assert_array_equal(np.load(path), array)
-    for dtype, other in ((np.int64, shape), (np.int32, (*shape, 1))):
-        with pytest.raises(ValueError, match=r"a\.npy holds int32"):
-            read_array(path, dtype, other)
-
-
-@pytest.mark.parametrize("byte", b"({'x,\0\xff")
-def test_a_garbled_header(tmp_path, byte):
-    """Wherever the byte is, the file is refused as such or still holds the same."""
-    path = tmp_path / "a.npy"
-    write_array(path, np.arange(20))
-    sound = path.read_bytes()
-    refused = 0
-    for place in range(80):
-        path.write_bytes(sound[:place] + bytes([byte]) + sound[place + 1 :])
-        try:
-            assert read_array(path, np.int64, (20,)).tolist() == list(range(20))
-        except ValueError:
-            refused += 1
-    assert refused > 30

@@ -2,11 +2,13 @@
 
 import hashlib
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from photo_files import pets, write_zip
+from processes import longest_file
 
 from byol.errors import UserError
 from data import download as module
@@ -194,6 +196,42 @@ def test_no_server(target):
 def test_no_such_host(target):
     with pytest.raises(UserError, match=r"cannot reach|answered"):
         download("http://no-such-host.invalid/file.zip", SHA256, target, progress=False)
+
+
+@pytest.mark.parametrize("size", [0, 100_000, 299_999])
+def test_a_full_disk(server, target, size):
+    """What came stays, and the next call goes on from there."""
+    with longest_file(size), pytest.raises(UserError, match="make room") as caught:
+        download(server.url, SHA256, target, progress=False)
+    assert f"cannot write {part_of(target)} (File too large)" in str(caught.value)
+    assert part_of(target).read_bytes() == BODY[:size]
+    download(server.url, SHA256, target, progress=False)
+    assert target.read_bytes() == BODY
+    assert server.asked == [None, f"bytes={size}-" if size else None]
+
+
+def test_a_second_download_is_refused_while_one_goes_on(server, target):
+    server.cut, server.hang = 50_000, True
+
+    def one():
+        download(server.url, SHA256, target, progress=False)
+
+    def broken_off():
+        with pytest.raises(UserError, match="broke off"):
+            one()
+
+    first = threading.Thread(target=broken_off)
+    first.start()
+    while not server.asked:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="another process downloads into"):
+        one()
+    assert len(server.asked) == 1
+    server.released.set()
+    first.join()
+    server.cut = None
+    one()
+    assert target.read_bytes() == BODY
 
 
 def test_a_folder_that_cannot_be_written(server, tmp_path):

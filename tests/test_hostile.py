@@ -418,17 +418,6 @@ def test_files_that_change_between_listing_and_reading(tmp_path):
     assert reasons[2:] == ["empty file", "not a regular file", "not a regular file"]
 
 
-def test_a_file_that_may_not_be_read_is_skipped(tmp_path):
-    root = write_folder(tmp_path / "in", pngs(*NAMES))
-    (root / "3.png").chmod(0)
-    try:
-        (root / "3.png").read_bytes()
-    except PermissionError:
-        assert opened(root).skipped == [("3.png", "cannot be read: Permission denied")]
-    else:
-        pytest.skip("this user may read every file")
-
-
 def test_devices_in_a_zip_are_only_bytes(tmp_path):
     path = write_zip(tmp_path / "a.zip", pngs(*NAMES))
     with zipfile.ZipFile(path, "a") as archive:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from photo_files import stored
 
 from byol.loader import batches, gather, positions_at, put_on_device
 
@@ -22,8 +23,9 @@ def test_the_order_depends_on_seed_and_step_only():
 
 
 @pytest.mark.parametrize("start", [0, 3, 7])
-def test_a_run_that_starts_later_gets_the_same_batches(start):
+def test_a_run_that_starts_later_gets_the_same_batches(start, tmp_path):
     images = np.arange(23, dtype=np.uint8).reshape(23, 1, 1, 1).repeat(3, axis=1)
+    images = stored(tmp_path / "a.npy", images)
     rows = np.arange(23)[::-1].copy()
     device = torch.device("cpu")
     whole = list(batches(images, rows, 5, 1, range(9), device))
@@ -36,22 +38,23 @@ def test_a_run_that_starts_later_gets_the_same_batches(start):
         assert torch.equal(batch_a, batch_b)
 
 
-def test_photos_on_the_device_give_the_same_batches():
+def test_photos_on_the_device_give_the_same_batches(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2500, 3, 4, 4), np.uint8)
-    images.setflags(write=False)  # as a memory map is
+    in_file = stored(tmp_path / "a.npy", images)
     device = torch.device("cpu")
-    stored = put_on_device(images, device)
-    assert torch.equal(stored, torch.from_numpy(images.copy()))
+    on_device = put_on_device(in_file, device)
+    assert torch.equal(on_device, torch.from_numpy(images))
     rows = np.arange(7, 2500, 3)
     from_host, from_device = (
-        list(batches(source, rows, 32, 5, range(30), device)) for source in (images, stored)
+        list(batches(source, rows, 32, 5, range(30), device)) for source in (in_file, on_device)
     )
     for (step, chosen, batch), (_, _, other) in zip(from_host, from_device, strict=True):
         assert batch.numpy().tolist() == images[chosen].tolist(), step
         assert torch.equal(batch, other)
 
 
-def test_gather_takes_rows_in_their_order():
+def test_gather_takes_rows_in_their_order(tmp_path):
     images = np.arange(5 * 12, dtype=np.uint8).reshape(5, 3, 2, 2)
-    batch = gather(images, np.array([4, 0, 4]), torch.device("cpu"))
+    in_file = stored(tmp_path / "a.npy", images)
+    batch = gather(in_file, np.array([4, 0, 4]), torch.device("cpu"))
     assert batch.numpy().tolist() == images[[4, 0, 4]].tolist()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from photo_files import stored
 from torch import nn
 
 from byol.augment import central_view
@@ -16,9 +17,11 @@ CPU = {"device": torch.device("cpu"), "amp": None}
 
 
 @pytest.fixture
-def photos():
+def photos(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (12, 3, 40, 40), dtype=np.uint8)
-    return SimpleNamespace(images=images, sizes=np.full((12, 2), 40, dtype=np.int32))
+    return SimpleNamespace(
+        images=stored(tmp_path / "a.npy", images), sizes=np.full((12, 2), 40, dtype=np.int32)
+    )
 
 
 def test_extraction_leaves_the_encoder_bit_for_bit_unchanged(photos):

@@ -1,0 +1,218 @@
+"""No room left at any write: one sentence, the last good state stays, and the job can go on.
+
+A limit on the length of files (RLIMIT_FSIZE) fails at the first file that is longer; a small disk
+in memory (tmpfs, for root only) fills up as real ones do.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from photo_files import cartoon_folder, pets, write_zip
+from processes import longest_file
+from refusals import fails
+
+import evaluate
+import plot_losses
+import train_byol
+import train_classifier
+from byol.errors import UserError
+from byol.metrics import MetricsFile, read_jsonl
+from data import open_photos, pack
+
+TINY = ["--labels", "8", "--image-size", "32", "--store-size", "32", "--hidden-dim", "32",
+        "--projection-dim", "16", "--batch-size", "8", "--epochs", "2", "--log-every", "1",
+        "--optimizer", "sgd", "--recipe", "cartoons", "--amp", "off", "--device", "cpu",
+        "--save-every", "0"]  # fmt: skip
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a disk of so many bytes at `small`, or changes its size."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+
+    def mount(size: int) -> Path:
+        options = f"{'remount,' if os.path.ismount(folder) else ''}size={size}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "byol-test", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no disk in memory can be mounted: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Photos, and a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("world")
+    cartoon_folder(folder / "photos", train=32, test=12)
+    os.environ["BYOL_CACHE"] = str(folder / "cache")
+    run = ["--run-dir", str(folder / "run"), "--out", str(folder / "byol.pt")]
+    assert train_byol.main(["--data", str(folder / "photos"), *TINY, *run]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, world, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BYOL_CACHE", str(world / "cache"))
+
+
+def pretrain(world, *flags):
+    return train_byol.main(["--data", str(world / "photos"), *TINY, *map(str, flags)])
+
+
+def classify(world, *flags):
+    return train_classifier.main(
+        ["--init", str(world / "byol.pt"), "--freeze", "--epochs", "2", "--amp", "off", *flags]
+    )
+
+
+def half_written(folder=Path(".")) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
+
+
+def is_as_undisturbed(world, out) -> None:
+    want, got = (torch.load(f, weights_only=True)["encoder"] for f in (world / "byol.pt", out))
+    assert all(torch.equal(value, got[key]) for key, value in want.items())
+
+
+# ---- pretraining ----
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(0, "run.lock"), (200, "config.json"), (1200, "split.json"), (5_000_000, "last.pt")],
+)
+def test_pretraining(world, capsys, size, name):
+    with longest_file(size):
+        fails(capsys, pretrain(world), f"no room to write runs/byol/{name} (File too large)")
+    assert half_written() == []
+    assert not Path("runs/byol/last.pt").exists()
+    if name == "last.pt":
+        assert pretrain(world) == 0
+        is_as_undisturbed(world, "byol.pt")
+
+
+def test_pretraining_on_a_disk_that_fills_up(world, capsys, small_disk):
+    """The first state of 135 MB has room, the second beside it has not; then there is more room."""
+    one = (world / "run" / "last.pt").stat().st_size
+    disk = small_disk(int(1.5 * one))
+    where = ["--run-dir", disk / "run", "--out", disk / "byol.pt"]
+    fails(capsys, pretrain(world, *where), f"{disk}/run/last.pt (No space left on device)")
+    assert half_written(disk) == []
+    step = torch.load(disk / "run" / "last.pt", weights_only=True)["step"]
+    assert step == 3
+    fails(capsys, pretrain(world, *where, "--resume"), "/run/last.pt (No space left on device)")
+    small_disk(int(2.2 * one))
+    assert pretrain(world, *where, "--resume") == 0
+    is_as_undisturbed(world, disk / "byol.pt")
+    assert [row["step"] for row in read_jsonl(disk / "run" / "metrics.jsonl")] == list(range(1, 7))
+
+
+def test_the_hand_off(world, capsys, small_disk):
+    disk = small_disk(20_000_000)
+    where = ["--run-dir", "run", "--out", disk / "byol.pt"]
+    fails(capsys, pretrain(world, *where), f"{disk}/byol.pt (No space left on device)")
+    assert list(disk.iterdir()) == []
+    small_disk(60_000_000)
+    assert pretrain(world, *where, "--resume") == 0
+    is_as_undisturbed(world, disk / "byol.pt")
+
+
+def test_a_line_of_the_metrics_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path) as metrics, longest_file(50):
+        metrics.write(step=1, loss=0.5)
+        metrics.write(step=2, loss=0.5)
+        with pytest.raises(OSError, match="File too large") as caught:
+            metrics.write(step=3, loss=0.5)
+    assert caught.value.filename == str(path)
+    assert path.read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.5}\n'
+
+
+# ---- packing ----
+
+
+def test_packing_at_any_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("BYOL_CACHE", str(tmp_path / "cache"))
+    cache = tmp_path / "cache"
+    content = {**pets(40), **{f"PetImages/Cat/x{i}.jpg": b"" for i in range(2)}}
+    archive = write_zip(tmp_path / "a.zip", content)
+    open_photos(str(archive), 8, progress=False)
+    (folder,) = cache.iterdir()
+    sizes = sorted({(folder / name).stat().st_size for name in (*pack.FILES, "manifest.json")})
+    assert len(sizes) > 5
+    for size in (0, 64, *(size - 1 for size in sizes)):
+        os.utime(archive, (size, size))  # it is packed anew
+        with longest_file(size), pytest.raises(UserError, match="no room to pack") as caught:
+            open_photos(str(archive), 8, progress=False)
+        assert f"{cache} (File too large)" in str(caught.value)
+        assert [path.name for path in cache.iterdir()] == [folder.name]
+    assert len(open_photos(str(archive), 8, progress=False).names) == 80
+
+
+def test_packing_on_a_disk_that_fills_up(tmp_path, monkeypatch, small_disk):
+    archive = write_zip(tmp_path / "a.zip", pets(40))
+    for pages in range(1, 40):
+        disk = small_disk(pages * 4096)
+        monkeypatch.setenv("BYOL_CACHE", str(disk / "cache"))
+        try:
+            photos = open_photos(str(archive), 8, progress=False)
+        except UserError as error:
+            assert str(disk / "cache") in str(error)  # noqa: PT017
+            assert "No space left" in str(error)  # noqa: PT017
+            assert list(disk.glob("cache/*")) == []
+        else:
+            break
+    assert pages > 5
+    assert len(photos.names) == 80
+
+
+# ---- what comes after ----
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(100, "metrics.partial.jsonl"), (1_000_000, "classifier.pt")],
+)
+def test_a_classifier(world, capsys, size, name):
+    runs = Path("runs/classifier-byol-frozen")
+    assert classify(world) == 0
+    earlier = (runs / "summary.json").read_bytes()
+    with longest_file(size):
+        fails(capsys, classify(world, "--seed", "0"), f"{runs}/{name} (File too large)")
+    assert half_written() == []
+    assert (runs / "summary.json").read_bytes() == earlier
+    assert torch.load(runs / "classifier.pt", weights_only=True)["kind"] == "byol-classifier"
+    assert classify(world) == 0
+    again = json.loads((runs / "summary.json").read_bytes())
+    assert again["test_accuracy"] == json.loads(earlier)["test_accuracy"]
+
+
+def test_tables(world, capsys):
+    judge = [str(world / "byol.pt"), "--labels", "8", "--seeds", "1", "--frozen-only"]
+    judge += ["--amp", "off"]
+    for size, name in ((20, "table.md"), (1500, "table.json"), (9000, "table.png")):
+        with longest_file(size):
+            fails(capsys, evaluate.main(judge), f"evaluation/{name} (File too large)")
+        assert half_written() == []
+    assert evaluate.main(judge) == 0
+
+
+def test_pictures(world, capsys):
+    assert classify(world) == 0
+    assert plot_losses.main([]) == 0
+    earlier = Path("plots/loss2.png").read_bytes()
+    for size in (0, 5000):
+        with longest_file(size):
+            fails(capsys, plot_losses.main([]), "plots/loss2.png (File too large)")
+        assert half_written() == []
+        assert Path("plots/loss2.png").read_bytes() == earlier
