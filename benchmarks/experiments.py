@@ -41,7 +41,7 @@ from data import make_split, open_photos
 DRAWS = range(5)  # label seeds
 FOLDS = 5
 COLUMNS = (
-    *("date", "commit", "name", "seed", "settings", "steps", "minutes", "loss", "spread"),
+    *("date", "commit", "run", "settings", "steps", "minutes", "loss", "spread"),
     *("judged_at", "representation", "accuracy", "lowest", "highest"),
 )
 
