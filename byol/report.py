@@ -68,9 +68,9 @@ def add(
 
 def write(folder: Path, name: str, cells: list[Cell], about: dict) -> None:
     """Write name.md, name.json and name.png, each whole or not at all."""
-    save_picture(draw(cells), folder / f"{name}.png")
     write_atomically(folder / f"{name}.md", markdown(cells, about["tested_on"]).encode())
     write_json(folder / f"{name}.json", {**about, "cells": [asdict(cell) for cell in cells]})
+    save_picture(draw(cells), folder / f"{name}.png")
 
 
 def remove(folder: Path, name: str) -> None:
