@@ -311,9 +311,9 @@ def test_killed_at_random_moments_the_same_command_ends_in_the_same_result(world
         for path in Path("part").rglob("*.json"):
             json.loads(path.read_text())
         for path in Path("part").rglob("*.png"):
-            assert path.read_bytes() == (Path("whole") / path.relative_to("part")).read_bytes() or (
-                path.name == "unfinished.png"
-            )
+            if path.name != "unfinished.png":
+                other = Path("whole") / path.relative_to("part")
+                assert path.read_bytes() == other.read_bytes()
     process = start(script, *argv, where[script], "part")
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
