@@ -114,6 +114,11 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
         remove_states(run_dir)
         print(f"{run_dir} holds this run, finished", flush=True)
         return
+    if not (going_on or config.overwrite) and holds_another(run_dir, run):
+        raise UserError(
+            f"{run_dir} holds a finished run of other settings, weights or images: give "
+            "--overwrite to replace it, or another --runs or --run-dir to keep it"
+        )
     state = checkpoint.load_state(run_dir) if going_on else None
     if state:
         check_same_settings(state["config"], run, NO_IDENTITY, set(), run_dir)
@@ -340,6 +345,11 @@ def finished(run_dir: Path, run: dict) -> dict | None:
         return summary if whole else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def holds_another(run_dir: Path, run: dict) -> bool:
+    """Whether the folder holds a finished run that is not this one (see `identity`)."""
+    return (run_dir / "summary.json").exists() and not finished(run_dir, run)
 
 
 def can_go_on(run_dir: Path, run: dict) -> bool:

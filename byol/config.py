@@ -164,7 +164,7 @@ class ClassifierConfig(Shared):
         None, "run folder (default: classifier-{random,byol}-{full,frozen}[-seedN] below --runs)"
     )
     resume: bool = option(False, "keep finished runs, and go on with a stopped one")
-    overwrite: bool = option(False, "start anew where a stopped run could go on")
+    overwrite: bool = option(False, "replace a stopped run, or a finished one of other settings")
 
 
 def parse(config_class, argv: list[str] | None, default_file: str):

@@ -22,6 +22,7 @@ import train_byol
 import train_classifier
 from byol import checkpoint, files, interrupt
 from byol.metrics import read_jsonl
+from byol.run_folder import holds_a_run
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "32", "--projection-dim", "16",
@@ -157,6 +158,19 @@ def writes(monkeypatch, before_write):
     monkeypatch.setattr(files.os, "replace", watched)
 
 
+def test_a_finished_run_of_other_settings_is_not_overwritten_unasked(capsys):
+    assert classify("--freeze", "--epochs", "2") == 0
+    assert classify("--freeze", "--epochs", "2") == 0  # the same run again: nothing can be lost
+    before = Path("runs/classifier-byol-frozen/summary.json").read_bytes()
+    capsys.readouterr()
+    for extra in ([], ["--resume"]):
+        code = classify("--freeze", "--epochs", "1", *extra)
+        fails(capsys, code, "classifier-byol-frozen", "--overwrite")
+    assert Path("runs/classifier-byol-frozen/summary.json").read_bytes() == before
+    assert classify("--freeze", "--epochs", "1", "--overwrite") == 0
+    assert Path("runs/classifier-byol-frozen/summary.json").read_bytes() != before
+
+
 def test_killed_at_any_write_the_plots_show_the_old_run_or_the_new(monkeypatch, capsys):
     """Killed before each file takes its name, over an earlier result of other settings."""
     assert classify("--freeze", "--runs", "runs", "--epochs", "2") == 0
@@ -185,14 +199,15 @@ def test_killed_at_any_write_the_plots_show_the_old_run_or_the_new(monkeypatch, 
         with monkeypatch.context() as patch:
             writes(patch, kill)
             try:
-                assert classify(*new) == 0
+                assert classify(*new, "--overwrite") == 0
                 break
             except Killed:
                 pass
         (run,) = plot_losses.read_runs(Path("runs"))[0]
         assert run["rows"] == read["old"]
         assert run["summary"]["epochs"] == 2
-        assert classify(*new, "--resume") == 0
+        saved = holds_a_run(Path("runs/classifier-byol-frozen"))
+        assert classify(*new, "--resume" if saved else "--overwrite") == 0
         same_result("runs/classifier-byol-frozen", "fresh/classifier-byol-frozen")
         killed_at += 1
     assert {"last.pt", "classifier.pt", "config.json", "metrics.jsonl", "summary.json"} <= {*names}
