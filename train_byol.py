@@ -38,7 +38,7 @@ from byol.memory import (
 from byol.metrics import MetricsFile, progress, read_later, write_json
 from byol.optim import DEFAULTS, build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
-from byol.run_folder import LAST, PREVIOUS, check_same_settings, open_run_folder
+from byol.run_folder import LAST, PREVIOUS, check_same_settings, open_run_folder, remove_states
 from byol.schedules import lr_at, tau_at
 from data import make_split, open_photos
 
@@ -140,8 +140,7 @@ def main(argv: list[str] | None = None) -> None:
             scaler.load_state_dict(state["scaler"])
         first_step = state["step"]
     else:  # every check is behind us: only now may --overwrite cost the earlier run
-        for name in (PREVIOUS, LAST):
-            (run_dir / name).unlink(missing_ok=True)
+        remove_states(run_dir)
     write_json(run_dir / "config.json", settings)
     split.save(run_dir / "split.json")
     metrics = MetricsFile(run_dir / "metrics.jsonl", keep_through=first_step)

@@ -42,7 +42,13 @@ from byol.loader import gather, positions_at
 from byol.metrics import MetricsFile, progress, write_json
 from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.probe import RunningStandardise, Standardise, accuracy, combine, extract_features
-from byol.run_folder import LAST, PREVIOUS, check_same_settings, holds_a_run, open_run_folder
+from byol.run_folder import (
+    LAST,
+    check_same_settings,
+    holds_a_run,
+    open_run_folder,
+    remove_states,
+)
 from byol.schedules import lr_at
 from data import make_split, open_photos
 
@@ -361,11 +367,6 @@ def can_go_on(run_dir: Path, run: dict) -> bool:
     except UserError:
         return False
     return True
-
-
-def remove_states(run_dir: Path) -> None:
-    for name in (PREVIOUS, LAST):
-        (run_dir / name).unlink(missing_ok=True)
 
 
 def take_settings(config: ClassifierConfig, source: dict, flags: set[str]) -> None:

@@ -20,7 +20,6 @@ import io
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +28,15 @@ from common import ROOT, versions
 
 sys.path.insert(0, str(ROOT))
 from byol import checkpoint
-from byol.config import PretrainConfig
+from byol.config import PretrainConfig, load_toml
 from byol.device import keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder
 from byol.errors import UserError, command
 from byol.files import write_atomically
 from byol.linear_eval import fit_linear
+from byol.metrics import read_jsonl
 from byol.probe import Standardise, accuracy, extract_features
+from byol.run_folder import holds_a_run
 from data import make_split, open_photos
 
 DRAWS = range(5)  # label seeds
@@ -85,10 +86,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def read_list(path: Path) -> list[dict]:
     """The runs of a list: name, seeds, sizes to judge at, and settings of train_byol.py."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path} cannot be read as TOML: {error}") from None
+    content = load_toml(path)
     shared, runs = content.get("all", {}), []
     for run in content.get("run", []):
         settings = shared | run
@@ -107,13 +105,13 @@ def pretrain(settings: dict, seed: int, data: str, run_dir: Path) -> dict:
     for key, value in settings.items():
         flag = "--" + key.replace("_", "-")
         command += [flag, *(map(str, value) if isinstance(value, list) else [str(value)])]
-    if (run_dir / "last.pt").exists():
+    if holds_a_run(run_dir):
         command += ["--resume"]
     if not (run_dir / "byol.pt").exists():
         done = subprocess.run(command)
         if done.returncode:
             sys.exit(done.returncode)
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+    lines = read_jsonl(run_dir / "metrics.jsonl")
     epoch = [line for line in lines if line["epoch"] > lines[-1]["epoch"] - 1]
     images = lines[-1]["step"] * json.loads((run_dir / "config.json").read_text())["batch_size"]
     speed = float(np.median([line["images_per_second"] for line in lines]))

@@ -230,15 +230,20 @@ def _nearest(word: str, words: typing.Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def load_toml(path: Path, flag: str = "", hint: str = "") -> dict:
+    """What a TOML file holds. Raises `UserError`; without the file `hint` ends its sentence."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{flag}there is no file {path}{hint}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{flag}{path} cannot be read as TOML: {error}") from None
+
+
 def _read_toml(path: Path, config_class) -> dict:
     """The file's top keys and those of this script's section, as far as this script has them."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
-        raise UserError(f"--config: there is no file {path} (configs/ has {known})") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--config: {path} cannot be read as TOML: {error}") from None
+    known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+    table = load_toml(path, "--config: ", f" (configs/ has {known})")
     classes = {c.section: c for c in (PretrainConfig, ClassifierConfig)}
     shared = {f.name for f in dataclasses.fields(Shared)}
     result = {}

@@ -85,6 +85,12 @@ def holds_a_run(run_dir: Path) -> bool:
     return (run_dir / LAST).is_file() or (run_dir / PREVIOUS).is_file()
 
 
+def remove_states(run_dir: Path) -> None:
+    """Remove the states of training, the older first: what is left at any instant is the newer."""
+    for name in (PREVIOUS, LAST):
+        (run_dir / name).unlink(missing_ok=True)
+
+
 def check_same_settings(
     before: dict, now: dict, may_differ: set[str], may_grow: set[str], run_dir: Path
 ) -> None:
