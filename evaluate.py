@@ -26,10 +26,18 @@ import torch
 
 import train_classifier
 from byol import checkpoint, report
+from byol.classifier_run import (
+    FROM_CHECKPOINT,
+    can_go_on,
+    finished,
+    identity,
+    take_settings,
+)
 from byol.config import AMP, FEATURES, ClassifierConfig, Parser, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
+from byol.labelled import check_classes, check_labelled, pick_test_images
 from byol.linear_eval import Features
 from byol.probe import extract_features
 from byol.report import Cell
@@ -93,13 +101,13 @@ def main(argv: list[str] | None = None) -> None:
     _lock = lock_run_folder(out, "--out")  # until main ends
     clear_half_written(out)
     photos = open_photos(config.data, config.stored_side)
-    train_classifier.check_classes(config, photos)
+    check_classes(config, photos)
     tested = {}
     for protocol in protocols:  # raises where labels are too few, before hours of work
         split = split_of(photos, config, protocol, 0)
         own = dataclasses.replace(config, labels=protocol.count)
-        train_classifier.check_labelled(own, photos, split, least=2)
-        kind, rows = train_classifier.pick_test_images(photos, split)
+        check_labelled(own, photos, split, least=2)
+        kind, rows = pick_test_images(photos, split)
         tested[protocol.labels] = f"{len(rows):,} images ({kind})"
     print(
         f"data        {printable(photos.source)}: {len(photos.names):,} images of "
@@ -180,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def judge_frozen(cells, features, photos, split, weights, protocol, draw) -> None:
     """Linear evaluation and kNN of each representation, with one draw of the labels."""
-    _, test_rows = train_classifier.pick_test_images(photos, split)
+    _, test_rows = pick_test_images(photos, split)
     for name in FEATURES:
         linear, strength, knn = features.judge(name, split.labelled, test_rows, len(photos.classes))
         where = weights.name, name
@@ -212,18 +220,18 @@ def fine_tune(cells, out: Path, photos, weights, config, name: str, protocol, se
         batch_size=protocol.batch_size,
         run_dir=str(run_dir),
     )
-    this = train_classifier.identity(own, weights.source, photos)
-    summary = train_classifier.finished(run_dir, this)
+    this = identity(own, weights.source, photos)
+    summary = finished(run_dir, this)
     if not summary:
         taps = {} if name == "avgpool" else own.grids
-        own.resume = train_classifier.can_go_on(run_dir, this)
+        own.resume = can_go_on(run_dir, this)
         own.overwrite = not own.resume
         try:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
                 train_classifier.train(own, weights.source, taps)
         except UserError as error:
             raise UserError(f"fine-tuning in {run_dir}: {error}") from None
-        summary = train_classifier.finished(run_dir, this)
+        summary = finished(run_dir, this)
     value = summary["test_accuracy"]
     report.add(cells, weights.name, name, "fine-tuned", protocol.labels, value)
     print(
@@ -307,7 +315,7 @@ def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> 
     for path in paths:
         source = checkpoint.load(path, checkpoint.ENCODER)
         own = dataclasses.replace(copy.deepcopy(config), init=path)
-        train_classifier.take_settings(own, source, given)
+        take_settings(own, source, given)
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         if any(other.digest == digest for other in judged):
             raise UserError(f"{path} is given twice, or is a copy of another; leave it out")
@@ -315,7 +323,7 @@ def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> 
         judged.append(Weights(losses_of(source), own, source, encoder, digest))
 
     first = next((w for w in judged if w.name == "multi"), judged[0])  # its taps were trained
-    alike = [*train_classifier.FROM_CHECKPOINT, "data", "stored_side", "holdout", "split_seed"]
+    alike = [*FROM_CHECKPOINT, "data", "stored_side", "holdout", "split_seed"]
     for other in judged:
         taps = ["taps", "tap_grid"] if other.name == "multi" else []
         for key in alike + taps:

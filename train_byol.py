@@ -10,11 +10,8 @@ The method is in byol/learner.py; this is the loop around it.
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import time
-from collections.abc import Callable
-from typing import NoReturn
 
 import torch
 
@@ -35,10 +32,11 @@ from byol.memory import (
     step_bytes_by_batch,
     too_little,
 )
-from byol.metrics import MetricsFile, progress, read_later, write_json
-from byol.optim import DEFAULTS, build_optimizer, parameter_groups, set_lr
+from byol.metrics import progress, read_later, write_json
+from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
-from byol.run_folder import LAST, PREVIOUS, check_same_settings, open_run_folder, remove_states
+from byol.run_folder import LAST, check_same_settings, open_run_folder, remove_states
+from byol.run_log import RunLog
 from byol.schedules import lr_at, tau_at
 from data import make_split, open_photos
 
@@ -55,12 +53,6 @@ MAY_DIFFER_ON_RESUME = {
     ),
     *("run_dir", "out", "resume", "overwrite"),
 }
-
-# Of the loss in float16: each overflow halves it, 2,000 good steps double it. It starts at 65,536;
-# below 1 it no longer lifts small gradients, and 17 overflows had no time to recover.
-LEAST_SCALE = 1.0
-
-COLLAPSED, COLLAPSED_STEPS = 0.1, 200  # a spread below the one for as long as the other
 
 
 @command
@@ -116,10 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         problem = compile_encoders(model, piece, config.image_size, amp)
         if problem:
             print(f"--compile failed, so it is left out: {problem}", file=sys.stderr)
-    default_lr, default_decay = DEFAULTS[config.optimizer]
-    base_lr = default_lr if config.lr is None else config.lr
-    decay = default_decay if config.weight_decay is None else config.weight_decay
-    peak_lr = base_lr * config.batch_size / 256
+    decay, peak_lr = config.decay, config.base_lr * config.batch_size / 256
     scaled = amp == torch.float16
     optimizer = build_optimizer(config.optimizer, parameter_groups(model), decay, scaled)
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
@@ -143,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         remove_states(run_dir)
     write_json(run_dir / "config.json", settings)
     split.save(run_dir / "split.json")
-    metrics = MetricsFile(run_dir / "metrics.jsonl", keep_through=first_step)
+    log = RunLog(run_dir, config, model.outputs, weights, steps_per_epoch, first_step, scaled)
 
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     encoder_size = sum(p.numel() for p in model.encoder.parameters())
@@ -161,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{config.recipe}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
         f"= {total_steps:,} steps, {warmup_steps:,} of warm-up\n"
-        f"optimizer   {config.optimizer}, rate {base_lr:g} x {config.batch_size}/256 = "
+        f"optimizer   {config.optimizer}, rate {config.base_lr:g} x {config.batch_size}/256 = "
         f"{peak_lr:g}, weight decay {decay:g}, tau {config.tau0:g} to 1\n"
         f"run folder  {printable(str(run_dir))}"
         + (f", going on at step {first_step:,}" if state else ""),
@@ -176,18 +165,9 @@ def main(argv: list[str] | None = None) -> None:
             flush=True,
         )
 
-    def stop_training(what: str, step: int, lr: float) -> NoReturn:
-        states = [run_dir / name for name in (PREVIOUS, LAST) if (run_dir / name).exists()]
-        kept = f"the last good state is {states[0]}" if states else "nothing was saved"
-        other = ", or with --amp bf16 (off on a card without it)" if scaled else ""
-        raise UserError(
-            f"{what} at step {step:,}, learning rate {lr:.2g} (--lr {base_lr:g}); {kept}; start "
-            f"anew with a lower --lr{other}"
-        )
-
     def save_state(step: int, lr: float) -> None:
         if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
-            stop_training("the weights are not finite", step, lr)
+            log.give_up("the weights are not finite", step, lr)
         content = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -200,46 +180,8 @@ def main(argv: list[str] | None = None) -> None:
             "results": torch.stack(results) if results else [],
             "seconds": time.perf_counter() - since,
         }
-        metrics.flush_to_disk()
+        log.flush_to_disk()
         checkpoint.save_state(run_dir, content)
-
-    def log(
-        done: int, lr: float, tau: float, speed: float, numbers: Callable[[], list[float]]
-    ) -> None:
-        *means, steps_skipped, scale = numbers()
-        losses, spreads = means[: len(weights)], means[len(weights) :]
-        loss = sum(w * part for w, part in zip(weights, losses, strict=True))
-        if not math.isfinite(loss):
-            stop_training("the loss is not finite", done, lr)
-        if scale < LEAST_SCALE:
-            what = f"the gradients overflow float16: {steps_skipped:,.0f} steps were skipped"
-            stop_training(f"{what}, so the weights no longer change", done, lr)
-        nonlocal spread_until
-        if spreads[0] >= COLLAPSED:
-            spread_until = done
-        elif spread_until is not None and done - spread_until >= COLLAPSED_STEPS:
-            bar.write(
-                f"warning: since step {spread_until:,} all projections are nearly the same (spread "
-                f"{spreads[0]:.2f}), so nothing more is learned; stop, and try a lower --lr, more "
-                "--weight-decay or a higher --tau0",
-                file=sys.stderr,
-            )
-            spread_until = None  # once is enough
-        epoch = done / steps_per_epoch
-        metrics.write(
-            step=done,
-            epoch=round(epoch, 4),
-            loss=loss,
-            lr=lr,
-            tau=tau,
-            images_per_second=speed,
-            spread=spreads[0],
-            **by_output("loss", model.outputs, losses),
-            **by_output("spread", model.outputs, spreads),
-            **({"skipped_steps": int(steps_skipped)} if scaled else {}),  # since the start
-        )
-        about = f"epoch {epoch:.1f}, loss {loss:.3f}, {speed:.0f} images/s"
-        bar.set_postfix_str(about, refresh=False)
 
     def too_large() -> str:
         return too_little(config, estimate, free, images.nbytes if on_device else 0)
@@ -249,7 +191,6 @@ def main(argv: list[str] | None = None) -> None:
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
     results, waiting = [], []
     one, skipped = torch.ones((), device=device), torch.zeros((), device=device)
-    spread_until: int | None = first_step
     started = since = saved = time.perf_counter()
     if state:
         results = [pair.to(device) for pair in state.get("results", [])]
@@ -257,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
         since -= state.get("seconds", 0)
     todo = range(first_step, total_steps)
     bar = progress(total_steps, "step", first_step)
-    with Interrupt() as stop, metrics, bar, gpu_memory_is_enough(too_large):
+    with Interrupt() as stop, log, bar, gpu_memory_is_enough(too_large):
         for step, chosen, stored in batches(
             images, rows, config.batch_size, config.seed, todo, device
         ):
@@ -298,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
                 results, since = [], now
             # a GPU's results are read when the next are due, so that it is not waited for
             while waiting and (len(waiting) > 1 or saving):
-                log(*waiting.pop(0))
+                log.add(bar, *waiting.pop(0))
             if saving:
                 stop.save_asked = False
                 before = time.perf_counter()
@@ -355,13 +296,6 @@ def check_weights(config: PretrainConfig, flags: set[str]) -> list[float]:
             f"of {', '.join(outputs)}, not all of them 0"
         )
     return config.loss_weights
-
-
-def by_output(name: str, outputs: list[str], values: list[float]) -> dict[str, float]:
-    """Columns such as `loss_layer2.0`, where there is more than one."""
-    if len(outputs) == 1:
-        return {}
-    return {f"{name}_{output}": value for output, value in zip(outputs, values, strict=True)}
 
 
 def check_batch(config: PretrainConfig, images: int) -> int:

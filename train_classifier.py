@@ -10,7 +10,6 @@ without it everything learns. With --features combined the head sees inner block
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -18,14 +17,21 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from byol import checkpoint
 from byol.augment import CROP_AND_FLIP, Augment
-from byol.config import ClassifierConfig, check, inherit, parse
+from byol.classifier_run import (
+    FROM_CHECKPOINT,
+    NO_IDENTITY,
+    finished,
+    holds_another,
+    identity,
+    take_settings,
+)
+from byol.config import ClassifierConfig, parse
 from byol.device import (
     autocast,
     describe,
@@ -38,6 +44,7 @@ from byol.encoder import Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
 from byol.image_ops import to_device
 from byol.interrupt import Interrupt
+from byol.labelled import check_classes, check_holdout, check_labelled, pick_test_images
 from byol.loader import gather, positions_at
 from byol.metrics import MetricsFile, progress, write_json
 from byol.optim import build_optimizer, parameter_groups, set_lr
@@ -51,14 +58,6 @@ from byol.run_folder import (
 )
 from byol.schedules import lr_at
 from data import make_split, open_photos
-
-# what a checkpoint decides
-FROM_CHECKPOINT = ("arch", "stem", "image_size", "mean", "std")
-# what says nothing about a run's result, given fingerprints of the weights and of the images
-NO_IDENTITY = {
-    *("init", "data", "run_dir", "runs", "seeds"),
-    *("deterministic", "save_every", "resume", "overwrite"),
-}
 
 
 @command
@@ -331,114 +330,6 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     )
     remove_states(run_dir)
     print(f"test accuracy {100 * test_accuracy:.2f} % on {len(test_rows):,} images ({tested_on})")
-
-
-def identity(config: ClassifierConfig, source: dict | None, photos) -> dict:
-    """All that decides the result of a run: settings, weights that it starts from, images."""
-    settings = dataclasses.asdict(config)
-    return {
-        **{key: value for key, value in settings.items() if key not in NO_IDENTITY},
-        "weights": checkpoint.fingerprint(source["encoder"]) if source else "random",
-        "images": photos.fingerprint,
-    }
-
-
-def finished(run_dir: Path, run: dict) -> dict | None:
-    """The summary of the run in this folder, if it is this one (see `identity`) and finished."""
-    try:
-        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-        whole = summary["run"] == run and 0 <= summary["test_accuracy"] <= 1
-        return summary if whole else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def holds_another(run_dir: Path, run: dict) -> bool:
-    """Whether the folder holds a finished run that is not this one (see `identity`)."""
-    return (run_dir / "summary.json").exists() and not finished(run_dir, run)
-
-
-def can_go_on(run_dir: Path, run: dict) -> bool:
-    """Whether the folder holds a state of this run (see `identity`)."""
-    try:
-        check_same_settings(
-            checkpoint.load_state(run_dir)["config"], run, NO_IDENTITY, set(), run_dir
-        )
-    except UserError:
-        return False
-    return True
-
-
-def take_settings(config: ClassifierConfig, source: dict, flags: set[str]) -> None:
-    """Put the checkpoint's settings into `config`.
-
-    Raises `UserError` where a flag contradicts them, or where they are not possible.
-    """
-    for key in FROM_CHECKPOINT:
-        if key in flags and getattr(config, key) != source[key]:
-            raise UserError(
-                f"--{key.replace('_', '-')} {getattr(config, key)}: {config.init} was trained "
-                f"with {source[key]}; leave the option out"
-            )
-        inherit(config, key, source[key], config.init)
-    before = source["config"]
-    inherited = ("store_size", "taps", "tap_grid")
-    if "data" not in flags or config.data == before["data"]:
-        inherited += ("data", "labels", "holdout", "split_seed")
-    for key in inherited:
-        # older checkpoints lack some; 0 labels are for pretraining alone
-        if key not in flags and key in before and (key, before[key]) != ("labels", 0):
-            inherit(config, key, before[key], config.init)
-    try:
-        check(config)
-    except UserError as error:
-        raise UserError(f"with the settings of {config.init}: {error}") from None
-
-
-def check_classes(config: ClassifierConfig, photos) -> None:
-    """Raises `UserError` without two classes or without labels."""
-    if len(photos.classes) < 2:
-        raise UserError(
-            f"--data {config.data} has {len(photos.classes)} class folders; a classifier needs "
-            "two or more, such as photos/cat and photos/dog"
-        )
-    if config.labels == 0:
-        raise UserError("--labels 0: a classifier needs labelled images; give 2 or more")
-
-
-def check_labelled(config: ClassifierConfig, photos, split, least: int = 1) -> None:
-    """Raises `UserError` for a class with fewer labelled images than `least`."""
-    counts = np.bincount(photos.labels[split.labelled], minlength=len(photos.classes))
-    if counts.min() < least:
-        few = printable(photos.classes[int(counts.argmin())])
-        labels = "all" if config.labels is None else config.labels
-        raise UserError(
-            f"--labels {labels} gives {counts.min()} labelled training images of class {few}, and "
-            f"{least} are needed; give more labels, or a source with more images to train on"
-        )
-
-
-def check_holdout(config: ClassifierConfig, photos, source: dict | None) -> None:
-    """Raises `UserError` for a holdout of which pretraining has seen images."""
-    if source and source["data_fingerprint"] == photos.fingerprint:
-        for key in ("holdout", "split_seed"):
-            before = source["config"][key]
-            if config.holdout and before != getattr(config, key):
-                raise UserError(
-                    f"--{key.replace('_', '-')}: {config.init} was trained with {before}, so it "
-                    "has seen images of this holdout; leave the option out"
-                )
-
-
-def pick_test_images(photos, split) -> tuple[str, np.ndarray]:
-    """The images to test on, and what they are. Raises `UserError` where there are none."""
-    hidden = split.unlabelled[photos.labels[split.unlabelled] >= 0]
-    tests = {"test split": split.test, "holdout": split.holdout, "hidden labels": hidden}
-    for name, rows in tests.items():
-        rows = rows[photos.labels[rows] >= 0]
-        if len(rows):
-            return name, rows
-    raise UserError("no labelled image is left to test on; lower --labels or give --holdout")
 
 
 if __name__ == "__main__":

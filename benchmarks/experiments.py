@@ -20,6 +20,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
             for result in results:
                 print(f"{name} at {result['judged_at']} px, {result['representation']}: "
                       f"{result['accuracy']} %", flush=True)  # fmt: skip
-            append(table, [about | result for result in results])
+            append(table, [about | result for result in results], COLUMNS)
 
 
 def read_list(path: Path) -> list[dict]:
@@ -136,11 +137,11 @@ def read_table(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def append(path: Path, rows: list[dict]) -> None:
+def append(path: Path, rows: list[dict], columns: Sequence[str]) -> None:
     """Add rows to the table, all of them or none."""
     rows = read_table(path) + rows
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
@@ -191,15 +192,20 @@ def judge(encoder: Encoder, config: PretrainConfig, sizes: list[int]) -> list[di
 
 def cross_validate(features: torch.Tensor, labels: torch.Tensor, widths: list[int]) -> float:
     """Share of right answers on folds that were left out; the strength is chosen without them."""
-    classes, right = int(labels.max()) + 1, 0.0
-    fold = torch.empty(len(labels), dtype=torch.long)
-    fold[labels.argsort(stable=True)] = torch.arange(len(labels)) % FOLDS
+    classes, right, fold = int(labels.max()) + 1, 0.0, folds_of(labels)
     for number in range(FOLDS):
         train, test = fold != number, fold == number
         standardise = Standardise(features[train], widths)
         head, _ = fit_linear(standardise(features[train]), labels[train], classes)
         right += accuracy(head, standardise(features[test]), labels[test]) * int(test.sum())
     return right / len(labels)
+
+
+def folds_of(labels: torch.Tensor) -> torch.Tensor:
+    """(N,) the fold of each image, each class spread evenly."""
+    fold = torch.empty(len(labels), dtype=torch.long)
+    fold[labels.argsort(stable=True)] = torch.arange(len(labels)) % FOLDS
+    return fold
 
 
 if __name__ == "__main__":

@@ -158,6 +158,16 @@ def loader_of(args: argparse.Namespace, transform: Callable) -> torch.utils.data
 
 def lightly(args: argparse.Namespace, device: torch.device, amp: torch.dtype | None):
     """lightly's BYOL for PyTorch: two networks, one view at a time, momentum update first."""
+    transform, _, _, step = lightly_learner(args.image_size, args.hidden_dim, device, amp)
+    return loader_of(args, transform), step
+
+
+def lightly_learner(size: int, hidden: int, device: torch.device, amp: torch.dtype | None):
+    """Its transform for views of `size` px, its networks, its optimizer and its step.
+
+    The networks are the children online, target and predict of one module; online[0] is the
+    backbone, a Sequential of the children of torchvision's ResNet-18.
+    """
     from lightly.loss import NegativeCosineSimilarity
     from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
     from lightly.models.utils import deactivate_requires_grad, update_momentum
@@ -167,7 +177,6 @@ def lightly(args: argparse.Namespace, device: torch.device, amp: torch.dtype | N
         BYOLView2Transform,
     )
 
-    size, hidden = args.image_size, args.hidden_dim
     transform = BYOLTransform(BYOLView1Transform(size), BYOLView2Transform(size))
     backbone = nn.Sequential(*list(torchvision.models.resnet18().children())[:-1], nn.Flatten())
     online = nn.Sequential(backbone, BYOLProjectionHead(512, hidden, 256))
@@ -175,11 +184,10 @@ def lightly(args: argparse.Namespace, device: torch.device, amp: torch.dtype | N
     deactivate_requires_grad(target)
     predict = BYOLPredictionHead(256, hidden, 256)
     memory = torch.contiguous_format if amp is None else torch.channels_last
-    for part in (online, target, predict):
-        part.to(device, memory_format=memory)
+    networks = nn.ModuleDict({"online": online, "target": target, "predict": predict})
+    networks.to(device, memory_format=memory)
     criterion = NegativeCosineSimilarity()
-    parameters = [*online.parameters(), *predict.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=0.06)
+    optimizer = torch.optim.SGD([*online.parameters(), *predict.parameters()], lr=0.06)
 
     def step(batch) -> None:
         view1, view2 = (v.to(device, memory_format=memory, non_blocking=True) for v in batch[0])
@@ -191,8 +199,9 @@ def lightly(args: argparse.Namespace, device: torch.device, amp: torch.dtype | N
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
-    return loader_of(args, transform), step
+    return transform, networks, optimizer, step
 
 
 def byol_pytorch(args: argparse.Namespace, device: torch.device, amp: torch.dtype | None):

@@ -132,6 +132,16 @@ class PretrainConfig(Shared):
     resume: bool = option(False, "go on from the last checkpoint of the run folder")
     overwrite: bool = option(False, "start anew in a run folder that holds a run")
 
+    @property
+    def base_lr(self) -> float:
+        """`lr`, or the optimizer's own."""
+        return OPTIMIZERS[self.optimizer][0] if self.lr is None else self.lr
+
+    @property
+    def decay(self) -> float:
+        """`weight_decay`, or the optimizer's own."""
+        return OPTIMIZERS[self.optimizer][1] if self.weight_decay is None else self.weight_decay
+
 
 @dataclass
 class ClassifierConfig(Shared):

@@ -22,7 +22,7 @@ from refusals import fails
 import plot_losses
 import train_byol
 import train_classifier
-from byol import checkpoint, files
+from byol import checkpoint, files, run_log
 from byol.metrics import read_jsonl
 from byol.schedules import lr_at, tau_at
 
@@ -626,7 +626,7 @@ def test_a_collapse_is_told_once(photos, capsys, monkeypatch, value, warnings):
         return losses, torch.full_like(spreads, value)
 
     monkeypatch.setattr(train_byol.BYOL, "term", alike)
-    monkeypatch.setattr(train_byol, "COLLAPSED_STEPS", 4)  # of 12; the line is written each 2
+    monkeypatch.setattr(run_log, "COLLAPSED_STEPS", 4)  # of 12; the line is written each 2
     assert pretrain(photos, "--epochs", "4") == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(told) == warnings
