@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -65,14 +66,18 @@ def main(argv: list[str] | None = None) -> None:
     keep_freed_memory()
     amp = pick_amp(config.amp, device)
     taps = config.grids if config.losses == "multi" else {}
-    sizes = [config.first_size or config.image_size, config.image_size]
-    for size in sizes:
+    for size in {config.first_size or config.image_size, config.image_size}:
         check_taps(taps, config.arch, config.stem, size)
-    weights = check_weights(config, flags)
+    weights = check_loss_weights(config, flags)
     run_dir, _lock = open_run_folder(  # locked until main ends
         config.run_dir, resume=config.resume, overwrite=config.overwrite
     )
     checkpoint.check_writable(config.out)
+    if Path(config.out).exists() and not (config.resume or config.overwrite):
+        raise UserError(
+            f"--out: there is {config.out} already; give another name for this run's encoder, or "
+            "--overwrite to replace it"
+        )
     state = checkpoint.load_state(run_dir) if config.resume else None
     settings = dataclasses.asdict(config)
     if state:
@@ -91,7 +96,12 @@ def main(argv: list[str] | None = None) -> None:
     steps_per_epoch = check_batch(config, len(rows))
     total_steps = config.epochs * steps_per_epoch
     warmup_steps = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
-    first_steps = round(min(config.first_epochs, config.epochs) * steps_per_epoch)
+    sizes, first_steps = [config.image_size], total_steps  # sizes of the views, in turn
+    if config.first_size:
+        sizes.insert(0, config.first_size)
+        if config.first_epochs is not None:
+            first_steps = min(round(config.first_epochs * steps_per_epoch), total_steps)
+        sizes = sizes[first_steps == 0 : 1 + (first_steps < total_steps)]
 
     # ---- model
     torch.manual_seed(config.seed)
@@ -105,16 +115,14 @@ def main(argv: list[str] | None = None) -> None:
     model.to(device, memory_format=torch.channels_last)
     if config.compile:
         print("compiling   takes a minute or so", flush=True)
-        problem = compile_encoders(model, piece, config.image_size, amp)
+        problem = compile_encoders(model, piece, sizes, amp)
         if problem:
             print(f"--compile failed, so it is left out: {problem}", file=sys.stderr)
     decay, peak_lr = config.decay, config.base_lr * config.batch_size / 256
     scaled = amp == torch.float16
     optimizer = build_optimizer(config.optimizer, parameter_groups(model), decay, scaled)
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-    first_views, views = (
-        two_views(config.recipe, size, config.mean, config.std, config.seed) for size in sizes
-    )
+    views = [two_views(config.recipe, size, config.mean, config.std, config.seed) for size in sizes]
     on_device = config.photos_in == "device"
     if config.photos_in == "auto" and device.type == "cuda":
         on_device = photos.images.nbytes + MARGIN * memory < free
@@ -137,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     encoder_size = sum(p.numel() for p in model.encoder.parameters())
     of_photos = f", {images.nbytes / 2**30:.1f} GiB for the photos" if on_device else ""
-    of_sizes = f"{sizes[0]} px until step {first_steps:,}, then " if first_steps else ""
+    later = f" until step {first_steps:,}, then {sizes[1]} px" if len(sizes) > 1 else ""
     print(
         f"data        {printable(photos.source)}: {len(rows):,} unlabelled images to learn from, "
         f"{len(split.labelled):,} labelled, {len(split.holdout):,} held out, "
@@ -146,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{trained / 1e6:.1f} M with the heads on {', '.join(model.outputs)}\n"
         f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step"
         f"{of_photos}\n"
-        f"views       {of_sizes}{config.image_size} px, from {config.stored_side} px, recipe "
+        f"views       {sizes[0]} px{later}, from {config.stored_side} px, recipe "
         f"{config.recipe}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
         f"= {total_steps:,} steps, {warmup_steps:,} of warm-up\n"
@@ -166,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     def save_state(step: int, lr: float) -> None:
-        if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
+        if not checkpoint.all_finite(model):
             log.give_up("the weights are not finite", step, lr)
         content = {
             "model": model.state_dict(),
@@ -206,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
             tau = tau_at(step, total_steps, config.tau0)
             set_lr(optimizer, lr)
 
-            augment1, augment2 = first_views if step < first_steps else views
+            augment1, augment2 = views[0 if step < first_steps else -1]
             optimizer.zero_grad(set_to_none=True)
             for at in range(0, config.batch_size, piece):
                 part, indices = stored[at : at + piece], chosen[at : at + piece]
@@ -282,7 +290,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"wrote {out}: now python train_classifier.py --init {out} --freeze")
 
 
-def check_weights(config: PretrainConfig, flags: set[str]) -> list[float]:
+def check_loss_weights(config: PretrainConfig, flags: set[str]) -> list[float]:
     """The weight of each loss. Raises `UserError` where there are not as many as losses."""
     if config.losses == "classic":
         for key in ("taps", "tap_grid", "loss_weights"):

@@ -43,7 +43,7 @@ from byol.device import (
 from byol.encoder import Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
 from byol.image_ops import to_device
-from byol.interrupt import Interrupt
+from byol.interrupt import Interrupt, ignore_save_signal
 from byol.labelled import check_classes, check_holdout, check_labelled, pick_test_images
 from byol.loader import gather, positions_at
 from byol.metrics import MetricsFile, progress, write_json
@@ -62,6 +62,7 @@ from data import make_split, open_photos
 
 @command
 def main(argv: list[str] | None = None) -> None:
+    ignore_save_signal()
     config, flags = parse(ClassifierConfig, argv, "cats_vs_dogs.toml")
     source = None if config.init == "random" else checkpoint.load(config.init, checkpoint.ENCODER)
     if source:
@@ -187,7 +188,7 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     if state:
         learning.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        if scaled:
+        if state["scaler"] and scaled:  # empty where the run was not in fp16 until now
             scaler.load_state_dict(state["scaler"])
         first_step, history = state["step"], state["history"]
         results = [pair.to(device) for pair in state["results"]]

@@ -74,9 +74,10 @@ def main(argv: list[str] | None = None) -> None:
                     )
                 continue
             print(f"---- {name}", flush=True)
+            commit = versions()["commit"]  # that of a resumed run's last part
             about = pretrain(run["settings"], seed, args.data, Path(args.runs) / name)
             config, encoder = read_encoder(Path(args.runs) / name / "byol.pt")
-            about = {"date": datetime.date.today().isoformat(), "commit": versions()["commit"],
+            about = {"date": datetime.date.today().isoformat(), "commit": commit,
                      "run": name, "settings": json.dumps(run["settings"]), **about}  # fmt: skip
             results = judge(encoder, config, run["judged_at"])
             for result in results:

@@ -87,12 +87,8 @@ def main(argv: list[str] | None = None) -> None:
                 content = {"networks": networks.state_dict(), "optimizer": optimizer.state_dict()}
                 torch.save(content | {"spent": spent, "steps": steps}, state)
 
-    # ---- the encoder, under torchvision's names
-    names = [name for name, _ in torchvision.models.resnet18().named_children()]
-    weights = {}
-    for key, value in networks["online"][0].state_dict().items():
-        number, _, rest = key.partition(".")
-        weights[f"{names[int(number)]}.{rest}"] = value.clone()
+    # ---- the encoder
+    weights = torchvision_weights(networks["online"][0])
     checkpoint.save(args.out, checkpoint.ENCODER, {
         "encoder": weights, "arch": "resnet18", "stem": "imagenet",
         "image_size": args.judged_at, "mean": config.mean, "std": config.std,
@@ -105,6 +101,16 @@ def main(argv: list[str] | None = None) -> None:
         "cpu_minutes": round(spent / 60, 1), "images_per_second": round(images / spent, 1),
         **versions(),
     }))  # fmt: skip
+
+
+def torchvision_weights(backbone: torch.nn.Sequential) -> dict[str, torch.Tensor]:
+    """The state of a Sequential of the children of torchvision's ResNet-18, under its names."""
+    names = [name for name, _ in torchvision.models.resnet18().named_children()]
+    weights = {}
+    for key, value in backbone.state_dict().items():
+        number, _, rest = key.partition(".")
+        weights[f"{names[int(number)]}.{rest}"] = value.clone()
+    return weights
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         optimizer = build_optimizer("sgd", parameter_groups(model), 5e-4)
         set_lr(optimizer, 0.01)
 
-        if compiled and (problem := compile_encoders(model, *shape[::3], amp)):
+        if compiled and (problem := compile_encoders(model, shape[0], [shape[3]], amp)):
             sys.exit(f"compiling failed: {problem}")
         weights = torch.ones(len(model.outputs), device=device)
 

@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     set_lr(optimizer, 0.01)
     weights = torch.ones(1, device=device)
-    if args.compile and (problem := compile_encoders(model, batch, size, amp)):
+    if args.compile and (problem := compile_encoders(model, batch, [size], amp)):
         sys.exit(f"compiling failed: {problem}")
     if args.photos_in == "device":
         images = put_on_device(images, device)

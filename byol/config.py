@@ -40,6 +40,11 @@ def option(default, help: str, *, choices=None, low=None, high=None, none="none"
     return field(default=default, metadata=metadata)
 
 
+def _each_default(which: int) -> str:
+    """The base rate (0) or the weight decay (1) of each optimizer."""
+    return ", ".join(f"{name} {values[which]:g}" for name, values in OPTIMIZERS.items())
+
+
 @dataclass
 class Shared:
     """What both training scripts need to agree on."""
@@ -98,14 +103,16 @@ class PretrainConfig(Shared):
     first_size: int | None = option(
         None, "side of the views in the first epochs (default: image size)", low=8, high=1024
     )
-    first_epochs: float = option(0.0, "for how many epochs views have the first size", low=0)
+    first_epochs: float | None = option(
+        None, "for how many epochs views have the first size (default: all)", low=0, none="all"
+    )
     batch_size: int = option(256, "images per optimizer step", low=2)
     accumulate: int = option(1, "pieces that a batch is split into, to save memory", low=1)
     optimizer: str = option("lars", "optimizer", choices=tuple(OPTIMIZERS))
     lr: float | None = option(
-        None, "base rate, times batch / 256 (default: the optimizer's)", low=0
+        None, f"base rate, times batch / 256 (default: {_each_default(0)})", low=0
     )
-    weight_decay: float | None = option(None, "weight decay (default: the optimizer's)", low=0)
+    weight_decay: float | None = option(None, f"weight decay (default: {_each_default(1)})", low=0)
     warmup_epochs: float = option(10.0, "epochs of linear warm-up", low=0)
     tau0: float = option(0.99, "tau of the target's moving average at the start", low=0, high=1)
     losses: str = option(
@@ -171,7 +178,9 @@ class ClassifierConfig(Shared):
     save_every: float = option(60.0, "seconds from a checkpoint to the next", low=0)
     runs: str = option("runs", "folder that holds the run folders")
     run_dir: str | None = option(
-        None, "run folder (default: classifier-{random,byol}-{full,frozen}[-seedN] below --runs)"
+        None,
+        "run folder (default: below --runs, classifier-{random,byol}-{full,frozen}, then "
+        "-{combined,combined-plain} and -seedN where they apply)",
     )
     resume: bool = option(False, "keep finished runs, and go on with a stopped one")
     overwrite: bool = option(False, "replace a stopped run, or a finished one of other settings")
@@ -185,8 +194,8 @@ def parse(config_class, argv: list[str] | None, default_file: str):
     Raises `UserError` for an unknown key or flag, a wrong type or an impossible value; the
     sentence names the key and the nearest valid one.
     """
-    parser = Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--config", default=str(CONFIGS / default_file), help="TOML file")
+    parser = Parser(allow_abbrev=False)
+    parser.add_argument("--config", help=f"TOML file [configs/{default_file}]")
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     hints = typing.get_type_hints(config_class)
     for name, f in fields.items():
@@ -199,7 +208,7 @@ def parse(config_class, argv: list[str] | None, default_file: str):
         else:
             parser.add_argument(flag, **default)
     flags = vars(parser.parse_args(argv))
-    path = Path(flags.pop("config"))
+    path = Path(flags.pop("config") or CONFIGS / default_file)
 
     values = {}
     for key, value in _read_toml(path, config_class).items():
@@ -230,6 +239,8 @@ def _help(f: dataclasses.Field) -> str:
     if f.metadata["choices"]:
         text += " (" + ", ".join(f.metadata["choices"]) + ")"
     default = f.default_factory() if f.default is dataclasses.MISSING else f.default
+    if isinstance(default, list):
+        default = " ".join(map(str, default))
     if default is not None and default is not False:
         text += f" [{default}]"
     return text.replace("%", "%%")
@@ -340,7 +351,11 @@ def check(config) -> None:
             f"store_size {config.store_size} is below image_size {config.image_size}: "
             "give at least the image size"
         )
-    if getattr(config, "first_size", None) and config.first_size > config.stored_side:
+    if not isinstance(config, PretrainConfig):
+        return
+    if config.first_size is None and config.first_epochs is not None:
+        raise UserError("first_epochs is for views of another size at first: give first_size too")
+    if config.first_size and config.first_size > config.stored_side:
         raise UserError(
             f"first_size {config.first_size} is above the stored photos' {config.stored_side}: "
             "lower it, or raise store_size"

@@ -122,7 +122,9 @@ class BYOL(nn.Module):
         amp: torch.dtype | None,
         scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     ) -> tuple[Tensor, Tensor]:
-        """Add the gradient of scale(losses @ weights) to the parameters': what `forward` returns.
+        """Add the gradient of scale(losses @ weights) to the parameters' gradients.
+
+        Returns what `forward` returns.
 
         Each term is sent back before the next is computed: the gradients add up to those of their
         sum, and half of the activations have to be kept. `amp` is the type of mixed precision,

@@ -96,7 +96,7 @@ def test_compiled_gradients_and_statistics_are_those_of_float64():
     torch.manual_seed(0)
     exact = BYOL(Encoder(), 32, 16).double()
     compiled = copy.deepcopy(exact).float().to(memory_format=torch.channels_last)
-    assert compile_encoders(compiled, 16, 32, None) is None
+    assert compile_encoders(compiled, 16, [32, 48], None) is None
     views = torch.randn(2, 16, 3, 32, 32)
     loss, _ = exact.backward(*views.double(), torch.ones(1), None)
     got, _ = compiled.backward(*views, torch.ones(1), None)
@@ -128,7 +128,7 @@ def test_trying_to_compile_leaves_the_model_as_it_was(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     model = BYOL(Encoder(), 32, 16)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert compile_encoders(model, 4, 32, None) is None
+    assert compile_encoders(model, 4, [32], None) is None
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert all(p.grad is None for p in model.parameters())

@@ -23,8 +23,11 @@ import plot_losses
 import train_byol
 import train_classifier
 from byol import checkpoint, files, run_log
+from byol.augment import central_view
+from byol.encoder import Encoder
 from byol.metrics import read_jsonl
 from byol.schedules import lr_at, tau_at
+from data import open_photos
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "datasets" / "cats_vs_dogs.zip"
@@ -121,6 +124,34 @@ def test_the_whole_job(photos, capsys, tmp_path):
     for name in ("loss1", "loss2", "accuracy", "pretraining"):
         with Image.open(f"plots/{name}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_what_is_written_can_be_used_without_the_project(encoder_file, tmp_path):
+    """The README's lines on a photo of the packed size give what the project's own parts give."""
+    draw = np.random.default_rng(0)
+    for number in range(12):
+        file = tmp_path / "square" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(file)
+    shutil.copy(encoder_file, "byol.pt")
+    square = ["--data", str(tmp_path / "square"), "--labels", "8"]
+    assert classify("--init", "byol.pt", "--freeze", *square) == 0
+    shutil.copy(file, "photo.jpg")
+    readme = (ROOT / "README.md").read_text()
+    code = readme[readme.index('    content = torch.load("byol.pt"') :]
+    lines = [line[4:] for line in code.partition("\n## ")[0].splitlines() if line[:4] == " " * 4]
+    known = {"torch": torch, "torchvision": torchvision, "Image": Image}
+    exec("\n".join(lines), known)
+
+    content = torch.load("runs/classifier-byol-frozen/classifier.pt", weights_only=True)
+    encoder = Encoder().eval()
+    encoder.load_state_dict(content["encoder"])
+    packed = open_photos(str(tmp_path / "square"), 32)
+    row = np.array([list(packed.names).index("b/11.png")])
+    images = torch.from_numpy(packed.images[row])
+    view = central_view(images, packed.sizes[row], 32, content["mean"], content["std"])
+    scores = encoder(view) @ content["head"]["weight"].T + content["head"]["bias"]
+    torch.testing.assert_close(known["scores"], scores, atol=1e-3, rtol=1e-3)
 
 
 def test_several_seeds_in_one_go_are_what_each_is_alone(encoder_file, photos, capsys):
@@ -241,11 +272,28 @@ def test_views_are_small_in_the_first_epochs(photos, capsys):
         assert pretrain(photos, *flags) == 0
         losses.append([row["loss"] for row in read_jsonl(f"{size}/metrics.jsonl")])
     both, small, large = losses
+    for epochs, size in (("0", large), ("all", small), ("9", small), (None, small)):
+        flags = ["--first-epochs", epochs] if epochs else []
+        assert pretrain(photos, "--overwrite", "--first-size", "16", *flags) == 0
+        assert [row["loss"] for row in read_jsonl("runs/byol/metrics.jsonl")] == size
     assert both[:2] == small[:2]  # steps 1 to 3
     assert both[0] != large[0]
     assert both[2] not in (small[2], large[2])
     capsys.readouterr()
     fails(capsys, pretrain(photos, "--overwrite", "--first-size", "40"), "first_size 40", "32")
+    again = pretrain(photos, "--overwrite", "--first-epochs", "1")
+    fails(capsys, again, "first_epochs", "first_size")
+
+
+def test_an_encoder_is_not_replaced_unasked(photos, capsys):
+    Path("byol.pt").write_bytes(b"another run's")
+    fails(capsys, pretrain(photos), "byol.pt", "--overwrite", "another name")
+    assert Path("byol.pt").read_bytes() == b"another run's"
+    assert not Path("runs/byol/last.pt").exists()
+    assert pretrain(photos, "--out", "mine.pt") == 0
+    assert pretrain(photos, "--resume", "--epochs", "3", "--out", "mine.pt") == 0  # its own
+    assert pretrain(photos, "--overwrite") == 0
+    checkpoint.load("byol.pt", checkpoint.ENCODER)
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("lars", 2.0), ("sgd", 0.06), ("adamw", 1e-3)])
