@@ -64,6 +64,8 @@ def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
+        if blob[4:8] == b"ftyp":  # the box that HEIC, HEIF and AVIF begin with
+            raise BadImage("HEIC and AVIF are not read, convert it to JPEG") from None
         raise BadImage("not an image that can be read") from None
     except Image.DecompressionBombError:
         raise BadImage("too many pixels") from None

@@ -23,6 +23,7 @@ from byol.errors import UserError, printable
 from data.decode import BadImage, decode
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+NOT_READ = (".heic", ".heif", ".avif")  # told of as files that could not be used
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_FILE_BYTES = 200_000_000
@@ -294,4 +295,4 @@ def _is_image(name: str) -> bool:
     """By its suffix; hidden files and macOS's shadow folder do not count."""
     parts = name.split("/")
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and parts[-1].lower().endswith(IMAGE_SUFFIXES)
+    return not hidden and parts[-1].lower().endswith(IMAGE_SUFFIXES + NOT_READ)

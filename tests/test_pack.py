@@ -122,6 +122,19 @@ def test_skipped_files_are_told_at_each_opening(cache, tmp_path, capsys):
         assert told.count("\n") == 1
 
 
+def test_photos_of_telephones_are_not_passed_over_in_silence(cache, tmp_path, capsys):
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    content = pngs(*(f"{n}.png" for n in range(20))) | {"IMG_1.HEIC": heic, "note.txt": b"hello"}
+    for source in (
+        write_folder(tmp_path / "photos", content),
+        write_zip(tmp_path / "p.zip", content),
+    ):
+        photos = open_photos(str(source), 8)
+        assert [name for name, _ in photos.skipped] == ["IMG_1.HEIC"]
+        said = capsys.readouterr().err
+        assert "skipped 1 of 21 files: IMG_1.HEIC (HEIC and AVIF are not read, convert it" in said
+
+
 def test_rows_by_name(cache, tmp_path):
     names = ["b/2.png", "b/10.png", "a/é.png", "a/z.png", "a/\U0001f600.png", "B/1.png", "a.png"]
     photos = opened(write_zip(tmp_path / "a.zip", pngs(*names)))
