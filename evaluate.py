@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     args = read_flags(argv)
     protocols = read_protocols(args)
     flags = []
-    for key in ("data", "taps", "tap_grid", "device", "amp", "lr"):
+    for key in ("data", "taps", "tap_grid", "device", "amp", "lr", "encoder_lr_scale"):
         if (value := getattr(args, key)) is not None:
             flags += [
                 f"--{key.replace('_', '-')}",
@@ -279,6 +279,7 @@ def read_flags(argv: list[str] | None):
     add("--device", help="auto, cpu, cuda or cuda:N [auto]")
     add("--amp", choices=AMP, help="mixed precision [auto]")
     add("--lr", help="peak learning rate of fine-tuning")
+    add("--encoder-lr-scale", help="rate of a pretrained encoder in it, as a multiple of --lr")
     add("--out", default="evaluation", help="folder for tables and runs [evaluation]")
     return parser.parse_args(argv)
 

@@ -73,6 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     if config.freeze and (given := flags & {"lr", "weight_decay"}):
         flag = sorted(given)[0].replace("_", "-")
         raise UserError(f"--{flag} is for the full model; with --freeze give --frozen-{flag}")
+    if config.freeze and "encoder_lr_scale" in flags:
+        raise UserError("--encoder-lr-scale is for the full model; leave it or --freeze out")
     if not taps and (given := flags & {"taps", "tap_grid"}):
         flag = sorted(given)[-1].replace("_", "-")
         raise UserError(f"--{flag} is for --features combined: add that")
@@ -138,11 +140,15 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     head = nn.Linear(sum(widths.values()), len(classes))
     encoder.to(device, memory_format=torch.channels_last)
     head.to(device)
-    trained = head if config.freeze else nn.ModuleList([encoder, head])
+    groups = parameter_groups(head)
+    encoder_scale = config.encoder_lr_scale if source else 1.0
+    if not config.freeze:
+        groups += [{**group, "lr_scale": encoder_scale} for group in parameter_groups(encoder)]
     lr = config.frozen_lr if config.freeze else config.lr
     decay = config.frozen_weight_decay if config.freeze else config.weight_decay
+    of_encoder = "" if config.freeze else f" ({lr * encoder_scale:g} of the encoder)"
     scaled = amp == torch.float16
-    optimizer = build_optimizer(config.optimizer, parameter_groups(trained), decay, scaled)
+    optimizer = build_optimizer(config.optimizer, groups, decay, scaled)
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
     print(
         f"data        {printable(photos.source)}: {count:,} labelled images of "
@@ -152,7 +158,7 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
         f"{head.in_features:,} features: {', '.join(widths)}\n"
         f"device      {describe(device, amp)}\n"
         f"schedule    {config.epochs} epochs, batch {min(config.batch_size, count)}, "
-        f"{config.optimizer}, peak rate {lr:g}, weight decay {decay:g}\n"
+        f"{config.optimizer}, peak rate {lr:g}{of_encoder}, weight decay {decay:g}\n"
         f"run folder  {printable(str(run_dir))}",
         flush=True,
     )

@@ -171,6 +171,9 @@ class ClassifierConfig(Shared):
     batch_size: int = option(50, "images per optimizer step", low=2)
     optimizer: str = option("adamw", "optimizer", choices=tuple(OPTIMIZERS))
     lr: float = option(1e-3, "peak learning rate of the full model", low=0)
+    encoder_lr_scale: float = option(
+        1.0, "rate of a pretrained encoder in the full model, as a multiple of lr", low=0
+    )
     weight_decay: float = option(1e-2, "weight decay of the full model", low=0)
     frozen_lr: float = option(1e-2, "peak learning rate of a head on frozen features", low=0)
     frozen_weight_decay: float = option(1.0, "weight decay of a head on frozen features", low=0)

@@ -154,6 +154,28 @@ def test_what_is_written_can_be_used_without_the_project(encoder_file, tmp_path)
     torch.testing.assert_close(known["scores"], scores, atol=1e-3, rtol=1e-3)
 
 
+def test_a_pretrained_encoder_can_learn_at_a_rate_of_its_own(encoder_file, photos, capsys):
+    before = torch.load(encoder_file, weights_only=True)["encoder"]
+    data = ["--data", str(photos), "--labels", "8", "--lr", "0.01"]
+    results = {}
+    for scale in ("0", "0.1", "1"):
+        for init in (str(encoder_file), "random"):
+            folder = f"{scale}-{init == 'random'}"
+            flags = ["--init", init, "--run-dir", folder, "--encoder-lr-scale", scale]
+            size = ["--image-size", "32", "--store-size", "32"] if init == "random" else []
+            assert classify(*data, *flags, *size) == 0
+            content = torch.load(f"{folder}/classifier.pt", weights_only=True)
+            results[scale, init == "random"] = content["encoder"]
+    weights = "layer1.0.conv1.weight"
+    moved = {s: (results[s, False][weights] - before[weights]).norm() for s in ("0", "0.1", "1")}
+    assert moved["0"] == 0
+    assert 0 < moved["0.1"] < 0.3 * moved["1"]
+    for scale in ("0", "0.1"):  # random weights have to learn: the scale is not for them
+        assert torch.equal(results[scale, True][weights], results["1", True][weights])
+    code = classify("--init", str(encoder_file), "--freeze", "--encoder-lr-scale", "0.1")
+    fails(capsys, code, "--encoder-lr-scale is for the full model")
+
+
 def test_several_seeds_in_one_go_are_what_each_is_alone(encoder_file, photos, capsys):
     assert classify("--init", str(encoder_file), "--seeds", "2") == 0
     assert classify("--init", str(encoder_file), "--seed", "1", "--run-dir", "alone") == 0
