@@ -96,12 +96,12 @@ def main(argv: list[str] | None = None) -> None:
     steps_per_epoch = check_batch(config, len(rows))
     total_steps = config.epochs * steps_per_epoch
     warmup_steps = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
-    sizes, first_steps = [config.image_size], total_steps  # sizes of the views, in turn
+    first_steps = 0  # with views of the first size
     if config.first_size:
-        sizes.insert(0, config.first_size)
-        if config.first_epochs is not None:
-            first_steps = min(round(config.first_epochs * steps_per_epoch), total_steps)
-        sizes = sizes[first_steps == 0 : 1 + (first_steps < total_steps)]
+        first_epochs = config.epochs if config.first_epochs is None else config.first_epochs
+        first_steps = min(round(first_epochs * steps_per_epoch), total_steps)
+    sizes = [config.first_size] if first_steps else []  # of the views, in turn
+    sizes += [config.image_size] if first_steps < total_steps else []
 
     # ---- model
     torch.manual_seed(config.seed)

@@ -42,10 +42,6 @@ from data import make_split, open_photos
 
 DRAWS = range(5)  # label seeds
 FOLDS = 5
-COLUMNS = (
-    *("date", "commit", "run", "settings", "steps", "minutes", "loss", "spread"),
-    *("judged_at", "representation", "accuracy", "lowest", "highest"),
-)
 
 
 @command
@@ -60,18 +56,12 @@ def main(argv: list[str] | None = None) -> None:
 
     keep_freed_memory()
     table = Path(args.out)
-    for run in read_list(Path(args.list)):
+    for run in read_list(Path(args.list), ("name", "seeds", "judged_at")):
         if args.only and run["name"] not in args.only:
             continue
         for seed in run["seeds"]:
             name = f"{run['name']}-seed{seed}"
-            rows = [row for row in read_table(table) if row["run"] == name]
-            if rows:
-                if json.loads(rows[0]["settings"]) != run["settings"]:
-                    raise UserError(
-                        f"{name}: {table} has this run with other settings; give the new one "
-                        "another name"
-                    )
+            if has_rows(table, run["settings"], run=name):
                 continue
             print(f"---- {name}", flush=True)
             commit = versions()["commit"]  # that of a resumed run's last part
@@ -83,19 +73,19 @@ def main(argv: list[str] | None = None) -> None:
             for result in results:
                 print(f"{name} at {result['judged_at']} px, {result['representation']}: "
                       f"{result['accuracy']} %", flush=True)  # fmt: skip
-            append(table, [about | result for result in results], COLUMNS)
+            append(table, [about | result for result in results])
 
 
-def read_list(path: Path) -> list[dict]:
-    """The runs of a list: name, seeds, sizes to judge at, and settings of train_byol.py."""
+def read_list(path: Path, keys: Sequence[str]) -> list[dict]:
+    """The runs of a list: what each has under `keys`, and the rest as its settings."""
     content = load_toml(path)
     shared, runs = content.get("all", {}), []
     for run in content.get("run", []):
         settings = shared | run
-        for key in ("name", "seeds", "judged_at"):
+        for key in keys:
             if key not in settings:
                 raise UserError(f"{path}: a [[run]] lacks {key}; give it there or in [all]")
-        runs.append({key: settings.pop(key) for key in ("name", "seeds", "judged_at")})
+        runs.append({key: settings.pop(key) for key in keys})
         runs[-1]["settings"] = settings
     return runs
 
@@ -138,11 +128,22 @@ def read_table(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def append(path: Path, rows: list[dict], columns: Sequence[str]) -> None:
+def has_rows(table: Path, settings: dict, **keys: str) -> bool:
+    """Whether the table has rows with these keys. Raises `UserError` if of other settings."""
+    rows = [row for row in read_table(table) if all(row[key] == keys[key] for key in keys)]
+    if rows and json.loads(rows[0]["settings"]) != settings:
+        raise UserError(
+            f"{keys['run']}: {table} has this run with other settings; give the new one another "
+            "name"
+        )
+    return bool(rows)
+
+
+def append(path: Path, rows: list[dict]) -> None:
     """Add rows to the table, all of them or none."""
     rows = read_table(path) + rows
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())

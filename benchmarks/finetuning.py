@@ -22,16 +22,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import ROOT, versions
-from experiments import append, folds_of, read_table
+from experiments import append, folds_of, has_rows, read_list
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 sys.path.insert(0, str(ROOT))
 from byol import checkpoint
 from byol.augment import Augment, View
-from byol.config import PretrainConfig, load_toml
+from byol.config import PretrainConfig
 from byol.device import autocast, keep_freed_memory, pick_amp, pick_device
-from byol.encoder import Encoder
 from byol.errors import UserError, command
 from byol.linear_eval import FOLDS, fit_linear
 from byol.loader import gather, positions_at
@@ -39,11 +38,6 @@ from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.probe import RunningStandardise, Standardise, accuracy, combine, extract_features
 from byol.schedules import lr_at
 from data import make_split, open_photos
-
-COLUMNS = (
-    *("date", "commit", "encoder", "run", "settings", "draw"),
-    *("accuracy", "accuracy_ema", "probe", "minutes"),
-)
 
 WAY = {
     "epochs": 30,
@@ -65,9 +59,8 @@ WAY = {
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("encoder", help="a file that train_byol.py wrote, or random")
+    parser.add_argument("encoder", help="a file that train_byol.py wrote")
     parser.add_argument("list", help="TOML file of ways")
-    parser.add_argument("--config", help="a file of train_byol.py with the settings, for random")
     parser.add_argument("--data", help="as for train_byol.py (default: what the encoder saw)")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--draws", type=int, default=3, help="of the labels")
@@ -76,58 +69,38 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     keep_freed_memory()
-    file = args.config if args.encoder == "random" else args.encoder
-    if not file:
-        raise UserError("random: give --config, an encoder whose settings random weights share")
-    content = checkpoint.load(file, checkpoint.ENCODER)
-    config = PretrainConfig(**content["config"] | {"image_size": args.image_size})
+    source = checkpoint.load(args.encoder, checkpoint.ENCODER)
+    config = PretrainConfig(**source["config"] | {"image_size": args.image_size})
     config.data = args.data or config.data
-    source = None if args.encoder == "random" else content
+    ways = read_list(Path(args.list), ("name",))
+    check_ways(ways, Path(args.list))
     photos = open_photos(config.data, config.stored_side)
     table = Path(args.out)
-    for run in read_ways(Path(args.list)):
+    for run in ways:
         if args.only and run["name"] not in args.only:
             continue
         for draw in range(args.draws):
-            rows = [
-                row
-                for row in read_table(table)
-                if (row["encoder"], row["run"]) == (args.encoder, run["name"])
-                and int(row["draw"]) == draw
-            ]
-            if rows:
-                if json.loads(rows[0]["settings"]) != run["settings"]:
-                    raise UserError(
-                        f"{run['name']}: {table} has this way with other settings; give the new "
-                        "one another name"
-                    )
+            keys = {"encoder": args.encoder, "run": run["name"], "draw": str(draw)}
+            if has_rows(table, run["settings"], **keys):
                 continue
             began = time.perf_counter()
             split = make_split(photos, config.labels, config.holdout, config.split_seed, draw)
             scores = judge(source, config, photos, split.labelled, run["settings"], draw)
             row = {"date": datetime.date.today().isoformat(), "commit": versions()["commit"],
-                   "encoder": args.encoder, "run": run["name"], "draw": draw,
-                   "settings": json.dumps(run["settings"]), **scores,
+                   **keys, "settings": json.dumps(run["settings"]), **scores,
                    "minutes": round((time.perf_counter() - began) / 60, 1)}  # fmt: skip
-            append(table, [row], COLUMNS)
+            append(table, [row])
             print(row, flush=True)
 
 
-def read_ways(path: Path) -> list[dict]:
-    """The ways of a list: a name, and the settings in which it differs from `WAY`."""
-    content = load_toml(path)
-    ways = []
-    for run in content.get("run", []):
-        settings = content.get("all", {}) | run
-        if "name" not in settings:
-            raise UserError(f"{path}: a [[run]] lacks a name; give one")
-        name = settings.pop("name")
-        if unknown := settings.keys() - WAY.keys():
+def check_ways(ways: list[dict], path: Path) -> None:
+    """Raises `UserError` for a setting that `WAY` does not have."""
+    for way in ways:
+        if unknown := way["settings"].keys() - WAY.keys():
             raise UserError(
-                f"{path}: {name} has {', '.join(sorted(unknown))}; choose from {', '.join(WAY)}"
+                f"{path}: {way['name']} has {', '.join(sorted(unknown))}; choose from "
+                f"{', '.join(WAY)}"
             )
-        ways.append({"name": name, "settings": settings})
-    return ways
 
 
 def judge(source, config, photos, rows: np.ndarray, settings: dict, seed: int) -> dict:
@@ -149,9 +122,7 @@ def fine_tune(source, config, photos, train, test, way: dict, seed: int) -> tupl
     device = pick_device(config.device)
     amp = pick_amp(config.amp, device)
     torch.manual_seed(seed)
-    encoder = (
-        checkpoint.load_encoder(source, "encoder") if source else Encoder(config.arch, config.stem)
-    )
+    encoder = checkpoint.load_encoder(source, "the encoder")
     encoder.to(device, memory_format=torch.channels_last)
     taps = config.grids
     widths = list(encoder.widths(taps).values())

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torchvision
 from common import ROOT, versions
-from peers import lightly_learner, unpacked
+from peers import cycle, lightly_learner, unpacked
 
 sys.path.insert(0, str(ROOT))
 from byol import checkpoint
@@ -57,8 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     photos = open_photos(config.data, config.stored_side)  # the labels that evaluate.py will use
     folder = scratch / "photos"
-    if not folder.exists():
-        unpacked(Path(args.data), len(photos.names), folder)
+    if not folder.exists():  # whole or not at all
+        unpacked(Path(args.data), len(photos.names), scratch / "unpacking")
+        (scratch / "unpacking").rename(folder)
     loader = torch.utils.data.DataLoader(
         torchvision.datasets.ImageFolder(folder, transform), args.batch_size,
         shuffle=True, drop_last=True, num_workers=0,
@@ -73,24 +74,22 @@ def main(argv: list[str] | None = None) -> None:
         optimizer.load_state_dict(content["optimizer"])
         torch.manual_seed(args.seed + steps)
     begin, losses = time.process_time() - spent, []
+    endless = cycle(loader)
     while spent < 60 * args.cpu_minutes:
-        for batch in loader:
-            losses.append(step(batch))
-            steps += 1
-            spent = time.process_time() - begin
-            if spent > 60 * args.cpu_minutes:
-                break
-            if steps % 50 == 0:
-                print(f"step {steps}, {spent / 60:.1f} minutes, "
-                      f"loss {torch.stack(losses).mean():.3f}", flush=True)  # fmt: skip
-                losses = []
-                content = {"networks": networks.state_dict(), "optimizer": optimizer.state_dict()}
-                torch.save(content | {"spent": spent, "steps": steps}, state)
+        losses.append(step(next(endless)))
+        steps += 1
+        spent = time.process_time() - begin
+        if steps % 50 == 0:
+            print(f"step {steps}, {spent / 60:.1f} minutes, "
+                  f"loss {torch.stack(losses).mean():.3f}", flush=True)  # fmt: skip
+            losses = []
+            content = {"networks": networks.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoint.save(state, "lightly", content | {"spent": spent, "steps": steps})
 
     # ---- the encoder
-    weights = torchvision_weights(networks["online"][0])
     checkpoint.save(args.out, checkpoint.ENCODER, {
-        "encoder": weights, "arch": "resnet18", "stem": "imagenet",
+        "encoder": torchvision_weights(networks["online"][0]),
+        "arch": "resnet18", "stem": "imagenet",
         "image_size": args.judged_at, "mean": config.mean, "std": config.std,
         "config": {**vars(config), "epochs": steps * args.batch_size // len(photos.names)},
         "data_fingerprint": photos.fingerprint,

@@ -189,7 +189,7 @@ def lightly_learner(size: int, hidden: int, device: torch.device, amp: torch.dty
     criterion = NegativeCosineSimilarity()
     optimizer = torch.optim.SGD([*online.parameters(), *predict.parameters()], lr=0.06)
 
-    def step(batch) -> None:
+    def step(batch) -> torch.Tensor:
         view1, view2 = (v.to(device, memory_format=memory, non_blocking=True) for v in batch[0])
         update_momentum(online, target, m=0.99)
         with autocast(device, amp):

@@ -198,7 +198,8 @@ def parse(config_class, argv: list[str] | None, default_file: str):
     sentence names the key and the nearest valid one.
     """
     parser = Parser(allow_abbrev=False)
-    parser.add_argument("--config", help=f"TOML file [configs/{default_file}]")
+    of_project = f"TOML file [configs/{default_file}]"
+    parser.add_argument("--config", default=str(CONFIGS / default_file), help=of_project)
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     hints = typing.get_type_hints(config_class)
     for name, f in fields.items():
@@ -211,7 +212,7 @@ def parse(config_class, argv: list[str] | None, default_file: str):
         else:
             parser.add_argument(flag, **default)
     flags = vars(parser.parse_args(argv))
-    path = Path(flags.pop("config") or CONFIGS / default_file)
+    path = Path(flags.pop("config"))
 
     values = {}
     for key, value in _read_toml(path, config_class).items():
