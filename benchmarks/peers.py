@@ -10,7 +10,8 @@ user, so it gets a DataLoader that decodes and resizes. Both run as shipped (flo
 with the autocast and channels_last memory that this project uses. This project is train_byol.py.
 
 A turn is `--steps` steps after `--warmup` ones, timed from end to end; reading photos is part of it
-(this project decodes them once, in a pack made before its first step, which is not in its figure).
+(this project decodes them once, in a pack made before its first step, which is not in its figure;
+nor is their way onto a GPU, where they fit there).
 Prints one JSON line: images/s of each (medians over the turns) and how many times as fast this
 project is.
 """

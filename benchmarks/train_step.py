@@ -6,7 +6,7 @@
 Takes steps as train_byol.py does, in turn with bare steps on views that are already made. Reports
 images/s of both (medians of a step), their ratio, and the parts of a step: waiting for photos,
 augmenting, forward and backward, optimizer and moving average; and apart from them what reading
-and copying a batch takes, which a thread does ahead of use. On CUDA all are timed by events.
+and copying a batch takes, which a thread does ahead of use. On CUDA steps are timed by events.
 Without --data the photos are noise.
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import versions
+from common import now, versions
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -132,46 +132,41 @@ def main(argv: list[str] | None = None) -> None:
         model.update_target(0.99)
         clock.mark()
 
-    # in the loop the reader's thread copies ahead of use; here it is timed alone
-    clocks: dict[str, list[Clock]] = {"whole": [], "bare": [], "copy": []}
+    whole_clocks, bare_clocks, copies = [], [], []
+
+    def start(clocks: list[Clock]) -> Clock:
+        clocks.append(Clock(device))
+        clocks[-1].mark()
+        return clocks[-1]
+
     rows = np.arange(len(images))
-    for turn in range(args.rounds + 1):
-        steps = range(turn * args.steps, (turn + 1) * args.steps)
-        reader = batches(images, rows, batch, 0, steps, device)
-        round_clocks: dict[str, list[Clock]] = {kind: [] for kind in clocks}
-
-        def clock(kind: str, of_round: dict[str, list[Clock]] = round_clocks) -> Clock:
-            of_round[kind].append(Clock(device))
-            of_round[kind][-1].mark()
-            return of_round[kind][-1]
-
+    total = (args.rounds + 1) * args.steps
+    reader = batches(images, rows, batch, 0, range(total), device)
+    for _ in range(args.rounds + 1):
         for _ in range(args.steps):
-            watch = clock("whole")
+            watch = start(whole_clocks)
             step, chosen, part = next(reader)
             watch.mark()
             view1 = augment1(part, sizes[chosen], chosen, step)
             view2 = augment2(part, sizes[chosen], chosen, step)
             watch.mark()
             train(view1, view2, watch)
-        reader.close()
-        for number in range(args.steps):
-            watch = clock("copy")
+        for _ in range(args.steps):
+            train(view1, view2, start(bare_clocks))
+        for number in range(args.steps):  # in the loop the reader's thread does it ahead of use
+            began = now(device)
             gather(images, (chosen + number) % len(images), device)
-            watch.mark()
-            train(view1, view2, clock("bare"))
-        if turn:  # the first round warms up, and a round's first step waits for its first read
-            clocks["whole"] += round_clocks["whole"][1:]
-            clocks["bare"] += round_clocks["bare"]
-            clocks["copy"] += round_clocks["copy"]
-    times = {kind: [each.seconds() for each in kept] for kind, kept in clocks.items()}
-    whole = dict(zip(PARTS, zip(*times["whole"], strict=True), strict=True))
-    bare = dict(zip(PARTS[2:], zip(*times["bare"], strict=True), strict=True))
-    copies = [seconds for (seconds,) in times["copy"]]
+            copies.append(now(device) - began)
+    # the first round warms up
+    whole_times = [clock.seconds() for clock in whole_clocks[args.steps :]]
+    bare_times = [clock.seconds() for clock in bare_clocks[args.steps :]]
+    whole = dict(zip(PARTS, zip(*whole_times, strict=True), strict=True))
+    bare = dict(zip(PARTS[2:], zip(*bare_times, strict=True), strict=True))
 
     whole_step = statistics.median(sum(parts) for parts in zip(*whole.values(), strict=True))
     bare_step = statistics.median(sum(parts) for parts in zip(*bare.values(), strict=True))
     medians = {name: statistics.median(values) for name, values in whole.items()}
-    medians["read_and_copy_in_its_thread"] = statistics.median(copies)
+    medians["read_and_copy_in_its_thread"] = statistics.median(copies[args.steps :])
     memory = peak_memory(device)
     with FlopCounterMode(display=False) as counter, small_maps.up_to(0):
         model.backward(view1[:2], view2[:2], weights, amp)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from byol.errors import UserError
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU; a CUDA device becomes the current one.
 
-    Raises `UserError` for an absent one.
+    Raises `UserError` for an absent one, and for one that this PyTorch has no code for.
     """
+    asked = name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -32,7 +34,27 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)  # some of torch's functions want a number
         torch.cuda.set_device(device)
+        generation = torch.cuda.get_device_capability(device)
+        if not has_code_for(generation, torch.cuda.get_arch_list()):
+            name, number = torch.cuda.get_device_name(device), ".".join(map(str, generation))
+            raise UserError(
+                f"--device {asked}: this PyTorch has no code for {name} (compute capability "
+                f"{number}); install a build that has, or give --device cpu"
+            )
     return device
+
+
+def has_code_for(generation: tuple[int, int], built_for: list[str]) -> bool:
+    """Whether a build for `built_for` (`sm_86`, `compute_90`, ...) runs on a card of `generation`.
+
+    Machine code (sm) runs on later cards of the same major number, compute on all later ones.
+    """
+    codes = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name) for name in built_for]
+    codes = [(code[1], (int(code[2]), int(code[3]))) for code in codes if code]
+    return not codes or any(  # AMD's builds name other things
+        least <= generation and (kind == "compute" or least[0] == generation[0])
+        for kind, least in codes
+    )
 
 
 def set_deterministic(wanted: bool) -> None:
@@ -52,12 +74,14 @@ def pick_amp(choice: str, device: torch.device) -> torch.dtype | None:
     """The type of mixed precision, None for float32.
 
     `auto`: bfloat16 where the device computes in it, CPU included; float16 on CUDA cards with
-    tensor cores but without bfloat16; off elsewhere.
+    tensor cores but without bfloat16; off elsewhere, as on the GTX 16 series.
     """
     if choice == "auto":
         if device.type == "cuda":
             major, _ = torch.cuda.get_device_capability(device)
             choice = "bf16" if major >= 8 else "fp16" if major >= 7 else "off"
+            if "GTX 16" in torch.cuda.get_device_name(device):  # 7.5, but without tensor cores:
+                choice = "off"  # convolutions in float16 are known to give NaN there
         else:
             choice = "bf16" if _cpu_has_bf16() else "off"
     if choice == "fp16" and device.type == "cpu":
@@ -78,12 +102,14 @@ def autocast(device: torch.device, dtype: torch.dtype | None):
 
 
 def describe(device: torch.device, dtype: torch.dtype | None) -> str:
-    """For the banner: `cuda (NVIDIA ...), bfloat16` or `cpu (2 threads), float32`."""
+    """For the banner: `cuda:0 (NVIDIA ...), mixed bfloat16` or `cpu (2 threads), float32`."""
+    precision = "float32" if dtype is None else f"mixed {str(dtype).removeprefix('torch.')}"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
+        if dtype is None and torch.cuda.get_device_capability(device) >= (8, 0):
+            precision += " (TF32 in convolutions)"  # PyTorch's default
     else:
         name = f"{torch.get_num_threads()} threads"
-    precision = "float32" if dtype is None else f"mixed {str(dtype).removeprefix('torch.')}"
     return f"{device} ({name}), {precision}"
 
 

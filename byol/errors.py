@@ -56,15 +56,28 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
     return run
 
 
+def gpu_is_full(error: Exception) -> bool:
+    """Whether a GPU had too little memory, be it PyTorch that says so or one of its libraries."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    of_libraries = (
+        "CUDA error: out of memory",
+        "STATUS_ALLOC_FAILED",  # cuBLAS
+        "DEVICE_ALLOCATION_FAILED",  # cuDNN
+        "unable to find an engine",  # of cuDNN, where no way to convolve has room
+    )
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in of_libraries)
+
+
 def _sentence(error: Exception) -> str | None:
     """What to tell the user; None for what is no fault of theirs, and deserves a traceback."""
     text = str(error)
     if isinstance(error, UserError):
         return text
-    if isinstance(error, torch.OutOfMemoryError):
+    if gpu_is_full(error):
         return (
-            "the GPU has too little memory; give train_byol.py --photos-in host or --accumulate 2, "
-            "or lower --batch-size or --image-size"
+            "the GPU has too little memory; end what else uses it, lower --batch-size (with "
+            "train_byol.py also --photos-in host or --accumulate 2), or give --device cpu"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return (

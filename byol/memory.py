@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from byol import small_maps
 from byol.config import PretrainConfig
-from byol.errors import UserError
+from byol.errors import UserError, gpu_is_full
 from byol.learner import BYOL, left_as_it_was
 
 MARGIN = 1.25  # on the estimate, for what is not in it
@@ -68,9 +68,7 @@ def gpu_memory_is_enough(otherwise: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        others = "ALLOC_FAILED" in text or "CUDA error: out of memory" in text  # of libraries
-        if not isinstance(error, torch.OutOfMemoryError) and not others:
+        if not gpu_is_full(error):
             raise
         raise UserError(otherwise()) from None
 

@@ -199,8 +199,8 @@ def test_a_loss_that_is_not_finite_is_one_sentence(tmp_path, capsys, freeze):
     flag = "--frozen-lr" if freeze else "--lr"
     code = train_classifier.main(
         ["--data", "photos", "--image-size", "32", "--labels", "8", "--amp", "off", "--epochs", "3",
-         "--batch-size", "4", "--run-dir", "run", flag, "1e38", "--optimizer", "sgd",
-         *(["--freeze"] if freeze else [])])  # fmt: skip
+         "--batch-size", "4", "--device", "cpu", "--run-dir", "run", flag, "1e38",
+         "--optimizer", "sgd", *(["--freeze"] if freeze else [])])  # fmt: skip
     fails(capsys, code, "not finite at step ", "the rate was", f"lower {flag}")
     assert not Path("run/summary.json").exists()
     assert not Path("run/classifier.pt").exists()
@@ -212,11 +212,17 @@ def test_features_that_are_not_finite_are_one_sentence(tmp_path, capsys, monkeyp
     content = encoder_content()
     content["encoder"]["bn1.weight"].fill_(3e38)
     checkpoint.save("byol.pt", checkpoint.ENCODER, content)
-    code = train_classifier.main(["--init", "byol.pt", "--freeze", "--amp", "off"])
+    code = train_classifier.main(
+        ["--init", "byol.pt", "--freeze", "--amp", "off", "--device", "cpu"]
+    )
     fails(capsys, code, "features that are not finite")
     monkeypatch.setattr(evaluate, "judge_frozen", lambda *_: None)  # random weights come first
     monkeypatch.setattr(evaluate.report, "write", lambda *_: None)
-    fails(capsys, evaluate.main(["byol.pt", "--labels", "8", "--amp", "off"]), "not finite")
+    fails(
+        capsys,
+        evaluate.main(["byol.pt", "--labels", "8", "--amp", "off", "--device", "cpu"]),
+        "not finite",
+    )
     assert not list(tmp_path.rglob("summary.json"))
     assert not list(tmp_path.rglob("table.*"))
 

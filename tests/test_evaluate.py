@@ -23,7 +23,9 @@ TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "32", "--pro
         "--batch-size", "8", "--epochs", "1", "--log-every", "1", "--optimizer", "sgd",
         "--recipe", "small", "--amp", "off", "--device", "cpu", "--labels", "0",
         "--mean", "0.4", "0.5", "0.6", "--std", "0.3", "0.2", "0.25"]  # fmt: skip
-FINE = ["--epochs", "2", "--batch-size", "4", "--supervised-epochs", "3", "--amp", "off"]
+FINE = ["--epochs", "2", "--batch-size", "4", "--supervised-epochs", "3", "--amp", "off",
+        "--device", "cpu"]  # fmt: skip
+FROZEN = ["--frozen-only", "--labels", "8", "--seeds", "1", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,8 @@ def test_fine_tuning_in_the_table_is_train_classifier(world):
                     == ("multi", "combined", "fine-tuned"))  # fmt: skip
     code = train_classifier.main(
         ["--init", str(world / "multi.pt"), "--features", "combined", "--labels", "8", "--epochs",
-         "2", "--batch-size", "4", "--amp", "off", "--run-dir", "alone"])  # fmt: skip
+         "2", "--batch-size", "4", "--amp", "off", "--device", "cpu",
+         "--run-dir", "alone"])  # fmt: skip
     assert code == 0
     assert json.loads(Path("alone/summary.json").read_text())["test_accuracy"] == expected
 
@@ -138,7 +141,7 @@ def test_the_classifier_of_combined_features_repeats_its_accuracy(world, init, f
     code = train_classifier.main(
         [*start, "--features", features, "--labels", "8", "--epochs",
          "30" if freeze else "3", "--batch-size", "4", "--amp", "off",
-         *(["--freeze"] if freeze else []), "--run-dir", "run"])  # fmt: skip
+         "--device", "cpu", *(["--freeze"] if freeze else []), "--run-dir", "run"])  # fmt: skip
     assert code == 0
     content = checkpoint.load("run/classifier.pt", checkpoint.CLASSIFIER)
     assert content["taps"] == {"layer3.0": 2, "layer2.0": 4}
@@ -287,7 +290,7 @@ def test_checkpoints_that_do_not_compare(world, capsys):
 def test_two_of_a_kind_have_rows_of_their_own(world):
     other = changed(world / "multi.pt", "other.pt", config={"seed": 1})
     first = str(world / "multi.pt")
-    assert evaluate.main([first, other, "--frozen-only", "--labels", "8", "--seeds", "1"]) == 0
+    assert evaluate.main([first, other, *FROZEN]) == 0
     cells = json.loads(Path("evaluation/table.json").read_text())["cells"]
     assert {c["weights"] for c in cells} == {"random", first, other}
     assert all(len(c["values"]) == 1 for c in cells)
@@ -295,10 +298,9 @@ def test_two_of_a_kind_have_rows_of_their_own(world):
 
 def test_a_classic_checkpoint_takes_the_taps_that_multi_was_trained_with(world, capsys):
     multi = changed(world / "multi.pt", "m.pt", config={"taps": ["layer1.0"], "tap_grid": [2]})
-    frozen = ["--frozen-only", "--labels", "8", "--seeds", "1"]
-    assert evaluate.main([str(world / "classic.pt"), multi, *frozen]) == 0
+    assert evaluate.main([str(world / "classic.pt"), multi, *FROZEN]) == 0
     assert "combined    avgpool, layer1.0 (2 x 2)\n" in capsys.readouterr().out
-    assert evaluate.main([str(world / "classic.pt"), *frozen, "--taps", "layer4.1", "--tap-grid",
+    assert evaluate.main([str(world / "classic.pt"), *FROZEN, "--taps", "layer4.1", "--tap-grid",
                           "1"]) == 0  # fmt: skip
     assert "combined    avgpool, layer4.1 (1 x 1)\n" in capsys.readouterr().out
 
@@ -319,7 +321,7 @@ def test_checkpoints_from_before_there_were_taps(world):
     for key in ("taps", "tap_grid", "losses", "loss_weights"):
         del content["config"][key]
     checkpoint.save("old.pt", kind, content)
-    assert evaluate.main(["old.pt", "--frozen-only", "--labels", "8", "--seeds", "1"]) == 0
+    assert evaluate.main(["old.pt", *FROZEN]) == 0
     cells = json.loads(Path("evaluation/table.json").read_text())["cells"]
     assert {c["weights"] for c in cells} == {"random", "classic"}
 

@@ -71,7 +71,18 @@ def pretrain(world, *flags):
 
 def classify(world, *flags):
     return train_classifier.main(
-        ["--init", str(world / "byol.pt"), "--freeze", "--epochs", "2", "--amp", "off", *flags]
+        [
+            "--init",
+            str(world / "byol.pt"),
+            "--freeze",
+            "--epochs",
+            "2",
+            "--amp",
+            "off",
+            "--device",
+            "cpu",
+            *flags,
+        ]
     )
 
 

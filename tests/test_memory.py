@@ -5,11 +5,12 @@ import json
 
 import pytest
 import torch
+from refusals import fails
 from torch.profiler import ProfilerActivity, profile
 
 from byol.config import PretrainConfig
 from byol.encoder import Encoder
-from byol.errors import UserError
+from byol.errors import UserError, command
 from byol.learner import BYOL
 from byol.memory import estimate_step_bytes, free_bytes, gpu_memory_is_enough, too_little
 from byol.optim import build_optimizer, parameter_groups, set_lr
@@ -124,11 +125,19 @@ def test_a_gpu_that_is_too_small_gets_what_would_fit(free, photos, accumulate, a
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
-def test_no_memory_left_on_the_gpu_is_one_sentence(error):
+def test_no_memory_left_on_the_gpu_is_one_sentence(error, capsys):
     with pytest.raises(UserError, match="smaller"), gpu_memory_is_enough(lambda: "smaller"):
         raise error
+
+    @command
+    def main(argv):  # any script, outside the loop of train_byol.py
+        raise error
+
+    fails(capsys, main(), "the GPU has too little memory", "--batch-size", "--device cpu")
 
 
 def test_another_error_is_left_as_it_is():

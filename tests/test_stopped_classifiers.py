@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "32", "--projection-dim", "16",
         "--batch-size", "8", "--epochs", "1", "--log-every", "1", "--optimizer", "sgd",
         "--recipe", "small", "--amp", "off", "--device", "cpu", "--labels", "8"]  # fmt: skip
-SETTINGS = ["--labels", "8", "--epochs", "3", "--batch-size", "4", "--amp", "off"]
+SETTINGS = ["--labels", "8", "--epochs", "3", "--batch-size", "4", "--amp", "off",
+            "--device", "cpu"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def classify(*extra):
 def judge(*extra):
     return evaluate.main(["byol.pt", "--labels", "8", "--seeds", "1", "--epochs", "2",
                           "--batch-size", "4", "--supervised-epochs", "3", "--amp", "off",
-                          *extra])  # fmt: skip
+                          "--device", "cpu", *extra])  # fmt: skip
 
 
 def stop_after(monkeypatch, steps):
