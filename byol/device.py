@@ -36,9 +36,9 @@ def pick_device(name: str) -> torch.device:
         torch.cuda.set_device(device)
         generation = torch.cuda.get_device_capability(device)
         if not has_code_for(generation, torch.cuda.get_arch_list()):
-            name, number = torch.cuda.get_device_name(device), ".".join(map(str, generation))
+            card, number = torch.cuda.get_device_name(device), ".".join(map(str, generation))
             raise UserError(
-                f"--device {asked}: this PyTorch has no code for {name} (compute capability "
+                f"--device {asked}: this PyTorch has no code for {card} (compute capability "
                 f"{number}); install a build that has, or give --device cpu"
             )
     return device
@@ -79,9 +79,9 @@ def pick_amp(choice: str, device: torch.device) -> torch.dtype | None:
     if choice == "auto":
         if device.type == "cuda":
             major, _ = torch.cuda.get_device_capability(device)
-            choice = "bf16" if major >= 8 else "fp16" if major >= 7 else "off"
-            if "GTX 16" in torch.cuda.get_device_name(device):  # 7.5, but without tensor cores:
-                choice = "off"  # convolutions in float16 are known to give NaN there
+            # GTX 16 cards are 7.5 without them; convolutions in float16 are known to give NaN there
+            tensor_cores = major >= 7 and "GTX 16" not in torch.cuda.get_device_name(device)
+            choice = "bf16" if major >= 8 else "fp16" if tensor_cores else "off"
         else:
             choice = "bf16" if _cpu_has_bf16() else "off"
     if choice == "fp16" and device.type == "cpu":

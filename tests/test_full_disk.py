@@ -71,19 +71,8 @@ def pretrain(world, *flags):
 
 def classify(world, *flags):
     return train_classifier.main(
-        [
-            "--init",
-            str(world / "byol.pt"),
-            "--freeze",
-            "--epochs",
-            "2",
-            "--amp",
-            "off",
-            "--device",
-            "cpu",
-            *flags,
-        ]
-    )
+        ["--init", str(world / "byol.pt"), "--freeze", "--epochs", "2", "--amp", "off",
+         "--device", "cpu", *flags])  # fmt: skip
 
 
 def half_written(folder=Path(".")) -> list[Path]:
