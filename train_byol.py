@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from byol import checkpoint
-from byol.augment import two_views
+from byol.augment import RECIPES, changed, two_views
 from byol.compiled import compile_encoders
 from byol.config import PretrainConfig, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device, set_deterministic
@@ -122,7 +122,10 @@ def main(argv: list[str] | None = None) -> None:
     scaled = amp == torch.float16
     optimizer = build_optimizer(config.optimizer, parameter_groups(model), decay, scaled)
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-    views = [two_views(config.recipe, size, config.mean, config.std, config.seed) for size in sizes]
+    recipe = changed(
+        RECIPES[config.recipe], config.crop_min, config.jitter_strength, config.solarize
+    )
+    views = [two_views(recipe, size, config.mean, config.std, config.seed) for size in sizes]
     on_device = config.photos_in == "device"
     if config.photos_in == "auto" and device.type == "cuda":
         on_device = photos.images.nbytes + MARGIN * memory < free
@@ -145,6 +148,11 @@ def main(argv: list[str] | None = None) -> None:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     encoder_size = sum(p.numel() for p in model.encoder.parameters())
     of_photos = f", {images.nbytes / 2**30:.1f} GiB for the photos" if on_device else ""
+    changes = "".join(
+        f", {name.replace('_', ' ')} {settings[name]:g}"
+        for name in ("crop_min", "jitter_strength", "solarize")
+        if settings[name] != getattr(PretrainConfig, name)
+    )
     later = f" until step {first_steps:,}, then {sizes[1]} px" if len(sizes) > 1 else ""
     print(
         f"data        {printable(photos.source)}: {len(rows):,} unlabelled images to learn from, "
@@ -155,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step"
         f"{of_photos}\n"
         f"views       {sizes[0]} px{later}, from {config.stored_side} px, recipe "
-        f"{config.recipe}\n"
+        f"{config.recipe}{changes}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
         f"= {total_steps:,} steps, {warmup_steps:,} of warm-up\n"
         f"optimizer   {config.optimizer}, rate {config.base_lr:g} x {config.batch_size}/256 = "

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         images, sizes = noise(batch, options.store_size)
     indices = np.arange(batch)
-    ours = two_views(options.recipe, size, MEAN, STD, seed=0)
+    ours = two_views(RECIPES[options.recipe], size, MEAN, STD, seed=0)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     images = images.to(options.device)
 

@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"compiling failed: {problem}")
     if args.photos_in == "device":
         images = put_on_device(images, device)
-    augment1, augment2 = two_views(args.recipe, size, defaults.mean, defaults.std, 0)
+    augment1, augment2 = two_views(RECIPES[args.recipe], size, defaults.mean, defaults.std, 0)
 
     def train(view1: torch.Tensor, view2: torch.Tensor, clock: Clock) -> None:
         optimizer.zero_grad(set_to_none=True)

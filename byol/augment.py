@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -63,6 +63,32 @@ RECIPES: dict[str, tuple[View, View]] = {
     ),
 }
 # fmt: on
+
+
+def changed(
+    recipe: tuple[View, View],
+    crop_min: float | None = None,
+    jitter_strength: float = 1.0,
+    solarize: float | None = None,
+) -> tuple[View, View]:
+    """The recipe with other crops, weaker or stronger jitter, or solarizing (of the second view).
+
+    `jitter_strength` multiplies the ranges of brightness, contrast, saturation and hue; the hue
+    turns by half the circle at most.
+    """
+    first, second = (
+        replace(
+            view,
+            crop_scale=view.crop_scale if crop_min is None else (crop_min, view.crop_scale[1]),
+            brightness=jitter_strength * view.brightness,
+            contrast=jitter_strength * view.contrast,
+            saturation=jitter_strength * view.saturation,
+            hue=min(jitter_strength * view.hue, 0.5),
+        )
+        for view in recipe
+    )
+    return first, second if solarize is None else replace(second, solarize=solarize)
+
 
 CROP_AND_FLIP = View(crop_scale=(0.25, 1.0))  # for supervised fine-tuning
 
@@ -329,10 +355,14 @@ class Augment:
 
 
 def two_views(
-    recipe_name: str, image_size: int, mean: Sequence[float], std: Sequence[float], seed: int
+    recipe: tuple[View, View],
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
 ) -> tuple[Augment, Augment]:
     """The two views of a recipe, which draw independently."""
-    first, second = RECIPES[recipe_name]
+    first, second = recipe
     return (
         Augment(first, 0, image_size, mean, std, seed),
         Augment(second, 1, image_size, mean, std, seed),

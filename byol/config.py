@@ -99,6 +99,15 @@ class PretrainConfig(Shared):
     section: typing.ClassVar[str] = "pretrain"
 
     recipe: str = option("photos", "augmentations of the two views", choices=tuple(RECIPES))
+    crop_min: float | None = option(
+        None, "least part of a photo that a view shows (default: the recipe's)", low=0.01, high=1
+    )
+    jitter_strength: float = option(
+        1.0, "of the colour jitter: factor of the recipe's ranges", low=0, high=5
+    )
+    solarize: float | None = option(
+        None, "part of the second views that is solarized (default: the recipe's)", low=0, high=1
+    )
     epochs: int = option(300, "passes over the unlabelled images", low=1)
     first_size: int | None = option(
         None, "side of the views in the first epochs (default: image size)", low=8, high=1024

@@ -24,6 +24,7 @@ from byol.augment import (
     View,
     apply,
     central_view,
+    changed,
     draw,
     pieces,
     plan_views,
@@ -294,10 +295,27 @@ def test_views_do_not_depend_on_the_batch() -> None:
         torch.testing.assert_close(other, whole, atol=1e-5, rtol=0)
 
 
+def test_a_recipe_can_be_changed() -> None:
+    assert changed(RECIPES["short"]) == RECIPES["short"]
+    first, second = changed(RECIPES["short"], crop_min=0.6, jitter_strength=0.5, solarize=0.7)
+    stronger = changed(RECIPES["short"], jitter_strength=5)
+    for view in (first, second):
+        draws = many(view)
+        area = draws.crop[:, 2] * draws.crop[:, 3] / (300 * 400)
+        assert 0.59 < area.min() < 0.61
+        low, high = draws.factors.min(0), draws.factors.max(0)
+        np.testing.assert_allclose(low, [0.8, 0.8, 0.8, -0.1], atol=1e-3)
+        np.testing.assert_allclose(high, [1.2, 1.2, 1.2, 0.1], atol=1e-3)
+        assert abs(draws.grayscale.mean() - 0.4) < 0.02
+    assert not many(first).solarize.any()
+    assert abs(many(second).solarize.mean() - 0.7) < 0.02
+    np.testing.assert_allclose(many(stronger[0]).factors.min(0), [0, 0, 0, -0.5], atol=1e-3)
+
+
 def test_every_image_step_seed_and_view_looks_different() -> None:
     images, sizes = smooth(1, 40, 40).repeat(8, 1, 1, 1), squares(8, 40)
-    first, second = two_views("small", 32, MEAN, STD, seed=0)
-    reseeded = two_views("small", 32, MEAN, STD, seed=1)[0]
+    first, second = two_views(RECIPES["small"], 32, MEAN, STD, seed=0)
+    reseeded = two_views(RECIPES["small"], 32, MEAN, STD, seed=1)[0]
     indices = np.arange(8)
     out = [first(images, sizes, indices, 0), second(images, sizes, indices, 0)]
     out += [first(images, sizes, indices, 1), reseeded(images, sizes, indices, 0)]

@@ -1,5 +1,6 @@
 """The three scripts through their `main(argv)`, on tiny data, and what bad input gets."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -23,7 +24,7 @@ import plot_losses
 import train_byol
 import train_classifier
 from byol import checkpoint, files, run_log
-from byol.augment import central_view
+from byol.augment import RECIPES, View, central_view
 from byol.encoder import Encoder
 from byol.metrics import read_jsonl
 from byol.schedules import lr_at, tau_at
@@ -305,6 +306,23 @@ def test_views_are_small_in_the_first_epochs(photos, capsys):
     fails(capsys, pretrain(photos, "--overwrite", "--first-size", "40"), "first_size 40", "32")
     again = pretrain(photos, "--overwrite", "--first-epochs", "1")
     fails(capsys, again, "first_epochs", "first_size")
+
+
+def test_a_recipe_is_changed_by_flags(photos, capsys, monkeypatch):
+    def losses(*flags):
+        assert pretrain(photos, "--epochs", "1", "--overwrite", *flags) == 0
+        return [row["loss"] for row in read_jsonl("runs/byol/metrics.jsonl")]
+
+    plain = losses()
+    assert "recipe cartoons\n" in capsys.readouterr().out
+    changed = losses("--crop-min", "0.5", "--jitter-strength", "0.5", "--solarize", "1")
+    told = "recipe cartoons, crop min 0.5, jitter strength 0.5, solarize 1\n"
+    assert told in capsys.readouterr().out
+    view = View((0.5, 1), (3 / 4, 4 / 3), 0.5, 0.8, 0.2, 0.2, 0.1, 0.25, 0.5)
+    pair = (view, dataclasses.replace(view, solarize=1.0))
+    monkeypatch.setitem(RECIPES, "cartoons", pair)
+    assert changed == losses() != plain
+    fails(capsys, pretrain(photos, "--overwrite", "--crop-min", "2"), "crop_min", "1")
 
 
 def test_an_encoder_is_not_replaced_unasked(photos, capsys):
