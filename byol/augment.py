@@ -64,32 +64,6 @@ RECIPES: dict[str, tuple[View, View]] = {
 }
 # fmt: on
 
-
-def changed(
-    recipe: tuple[View, View],
-    crop_min: float | None = None,
-    jitter_strength: float = 1.0,
-    solarize: float | None = None,
-) -> tuple[View, View]:
-    """The recipe with other crops, weaker or stronger jitter, or solarizing (of the second view).
-
-    `jitter_strength` multiplies the ranges of brightness, contrast, saturation and hue; the hue
-    turns by half the circle at most.
-    """
-    first, second = (
-        replace(
-            view,
-            crop_scale=view.crop_scale if crop_min is None else (crop_min, view.crop_scale[1]),
-            brightness=jitter_strength * view.brightness,
-            contrast=jitter_strength * view.contrast,
-            saturation=jitter_strength * view.saturation,
-            hue=min(jitter_strength * view.hue, 0.5),
-        )
-        for view in recipe
-    )
-    return first, second if solarize is None else replace(second, solarize=solarize)
-
-
 CROP_AND_FLIP = View(crop_scale=(0.25, 1.0))  # for supervised fine-tuning
 
 SIGMA = (0.1, 2.0)  # blur, in pixels of a 224-pixel image
@@ -352,6 +326,31 @@ class Augment:
         """
         draws = draw(self.view, self.number, self.seed, step, indices, sizes)
         return apply(images, draws, self.image_size, self.mean, self.std)
+
+
+def changed(
+    recipe: tuple[View, View],
+    crop_min: float | None = None,
+    jitter_strength: float = 1.0,
+    solarize: float | None = None,
+) -> tuple[View, View]:
+    """The recipe with other crops, weaker or stronger jitter, or solarizing (of the second view).
+
+    `jitter_strength` multiplies the ranges of brightness, contrast, saturation and hue; the hue
+    turns by half the circle at most.
+    """
+    first, second = (
+        replace(
+            view,
+            crop_scale=view.crop_scale if crop_min is None else (crop_min, view.crop_scale[1]),
+            brightness=jitter_strength * view.brightness,
+            contrast=jitter_strength * view.contrast,
+            saturation=jitter_strength * view.saturation,
+            hue=min(jitter_strength * view.hue, 0.5),
+        )
+        for view in recipe
+    )
+    return first, second if solarize is None else replace(second, solarize=solarize)
 
 
 def two_views(
