@@ -18,6 +18,7 @@ import csv
 import datetime
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,24 @@ def read_list(path: Path, keys: Sequence[str]) -> list[dict]:
     return runs
 
 
+def run_and_pass_signals_on(command: list[str]) -> int:
+    """Exit code of `command`, which saves at SIGINT and SIGTERM and is waited for.
+
+    A terminal and `timeout` signal the whole process group. `command` is not of it, since a
+    second signal would have it stop at once.
+    """
+    process = subprocess.Popen(command, start_new_session=True)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [
+        signal.signal(n, lambda number, frame: process.send_signal(number)) for n in numbers
+    ]
+    try:
+        return process.wait()
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
+
+
 def pretrain(settings: dict, seed: int, data: str, run_dir: Path) -> dict:
     """Run train_byol.py to its end, from its last checkpoint if it has one: figures of the run."""
     command = [sys.executable, str(ROOT / "train_byol.py"), "--data", data, "--seed", str(seed)]
@@ -99,10 +118,8 @@ def pretrain(settings: dict, seed: int, data: str, run_dir: Path) -> dict:
         command += [flag, *(map(str, value) if isinstance(value, list) else [str(value)])]
     if holds_a_run(run_dir):
         command += ["--resume"]
-    if not (run_dir / "byol.pt").exists():
-        done = subprocess.run(command)
-        if done.returncode:
-            sys.exit(done.returncode)
+    if not (run_dir / "byol.pt").exists() and (code := run_and_pass_signals_on(command)):
+        sys.exit(code)
     lines = read_jsonl(run_dir / "metrics.jsonl")
     epoch = [line for line in lines if line["epoch"] > lines[-1]["epoch"] - 1]
     images = lines[-1]["step"] * json.loads((run_dir / "config.json").read_text())["batch_size"]

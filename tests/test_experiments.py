@@ -3,7 +3,11 @@
 import csv
 import importlib
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,7 +73,33 @@ def test_a_list_is_run_once(experiments, a_list, tmp_path, monkeypatch, capfd):
         ("two-seed0", "32"), ("two-seed0", "40"),
     ]  # fmt: skip
 
-    monkeypatch.setattr(experiments.subprocess, "run", None)  # nothing is left to train
+    monkeypatch.setattr(experiments.subprocess, "Popen", None)  # nothing is left to train
     assert not experiments.main(command)
     a_list.write_text(a_list.read_text().replace("lr = 0.1", "lr = 0.2"))
     fails(capfd, experiments.main(command), "two-seed0", "other settings")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_has_the_run_saved_and_is_waited_for(a_list, tmp_path, number):
+    long = a_list.read_text().replace("epochs = 1,", "epochs = 10000, log_every = 1,")
+    a_list.write_text(long)
+    photos = cartoon_folder(tmp_path / "photos", train=30, test=4)
+    run = tmp_path / "runs" / "one-seed0"
+    metrics = run / "metrics.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, str(FOLDER / "experiments.py"), str(a_list), "--data", str(photos),
+         "--out", str(tmp_path / "table.csv"), "--runs", str(tmp_path / "runs")],
+        env=os.environ | {"BYOL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    for _ in range(600):  # until the loop runs
+        if metrics.exists() and metrics.stat().st_size:
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, number)  # as a terminal and `timeout` do
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert "interrupted: saved at step" in said
+    assert "Traceback" not in said
+    assert (run / "last.pt").exists()
+    assert not (run / "byol.pt").exists()
