@@ -117,7 +117,7 @@ class PretrainConfig(Shared):
     )
     batch_size: int = option(256, "images per optimizer step", low=2)
     accumulate: int = option(1, "pieces that a batch is split into, to save memory", low=1)
-    optimizer: str = option("lars", "optimizer", choices=tuple(OPTIMIZERS))
+    optimizer: str = option("sgd", "optimizer", choices=tuple(OPTIMIZERS))
     lr: float | None = option(
         None, f"base rate, times batch / 256 (default: {_each_default(0)})", low=0
     )
