@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from photo_files import cartoon_folder
+from processes import wait_for
 from refusals import fails
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -92,10 +92,7 @@ def test_a_signal_has_the_run_saved_and_is_waited_for(a_list, tmp_path, number):
         env=os.environ | {"BYOL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    for _ in range(600):  # until the loop runs
-        if metrics.exists() and metrics.stat().st_size:
-            break
-        time.sleep(0.1)
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size, process)  # the loop runs
     os.killpg(process.pid, number)  # as a terminal and `timeout` do
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
