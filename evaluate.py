@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     args = read_flags(argv)
     protocols = read_protocols(args)
     flags = []
-    for key in ("data", "taps", "tap_grid", "device", "amp", "lr", "encoder_lr_scale"):
+    for key in ("config", "data", "taps", "tap_grid", "device", "amp", "lr", "encoder_lr_scale"):
         if (value := getattr(args, key)) is not None:
             flags += [
                 f"--{key.replace('_', '-')}",
@@ -272,6 +272,8 @@ def read_flags(argv: list[str] | None):
     add("--batch-size", nargs="+", default=["50"], help=f"of fine-tuning: {each} [50]")
     add("--supervised-epochs", help="epochs from random weights on the most labels; 0 is none "
         "[as many as pretraining had]")  # fmt: skip
+    add("--config", help="TOML file whose [classifier] says how to fine-tune, but for what is a "
+        "flag here [configs/cats_vs_dogs.toml]")  # fmt: skip
     add("--frozen-only", dest="fine_tune", action="store_false", help="no fine-tuning")
     add("--data", help="the images [those of pretraining]")
     add("--taps", nargs="+", help="inner blocks of the combined representation [the checkpoints']")

@@ -131,6 +131,21 @@ def test_fine_tuning_in_the_table_is_train_classifier(world):
     assert json.loads(Path("alone/summary.json").read_text())["test_accuracy"] == expected
 
 
+def test_fine_tuning_follows_the_file_and_flags_come_first(world):
+    Path("gentle.toml").write_text(
+        "[classifier]\nencoder_lr_scale = 0.25\nlr = 0.002\nepochs = 9\nwarmup_epochs = 1\n"
+    )
+    one = ["--labels", "8", "--seeds", "1", "--config", "gentle.toml", "--lr", "0.003"]
+    assert judge(world, *one, files=("multi",)) == 0
+    runs = [
+        json.loads(p.read_text())["run"] for p in Path("evaluation/runs").glob("*/summary.json")
+    ]
+    assert len(runs) == 5
+    for run in runs:
+        assert (run["encoder_lr_scale"], run["lr"], run["warmup_epochs"]) == (0.25, 0.003, 1)
+        assert run["epochs"] in (2, 3)  # those of FINE
+
+
 @pytest.mark.parametrize("init", ["random", "classic", "multi"])
 @pytest.mark.parametrize("freeze", [True, False])
 @pytest.mark.parametrize("features", ["combined", "combined-plain"])
