@@ -123,7 +123,11 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = build_optimizer(config.optimizer, parameter_groups(model), decay, scaled)
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
     recipe = changed(
-        RECIPES[config.recipe], config.crop_min, config.jitter_strength, config.solarize
+        RECIPES[config.recipe],
+        config.crop_min,
+        config.jitter_strength,
+        config.grayscale,
+        config.solarize,
     )
     views = [two_views(recipe, size, config.mean, config.std, config.seed) for size in sizes]
     on_device = config.photos_in == "device"
@@ -150,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     of_photos = f", {images.nbytes / 2**30:.1f} GiB for the photos" if on_device else ""
     changes = "".join(
         f", {name.replace('_', ' ')} {settings[name]:g}"
-        for name in ("crop_min", "jitter_strength", "solarize")
+        for name in ("crop_min", "jitter_strength", "grayscale", "solarize")
         if settings[name] != getattr(PretrainConfig, name)
     )
     later = f" until step {first_steps:,}, then {sizes[1]} px" if len(sizes) > 1 else ""

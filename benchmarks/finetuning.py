@@ -4,9 +4,9 @@
 
 The list is TOML: `[all]` holds what every way shares, `[[run]]` has a name and what differs from
 `WAY` below. For each draw of 250 labels, five times all weights are trained on four fifths and
-tested on the rest; no hidden label is read. Each way and draw adds a row to
+tested on the rest; no hidden label is read. Each encoder, way and draw adds a row to
 results/finetuning.csv, and what has its row is skipped, so the same command can be stopped and
-given again.
+given again. An encoder is known by its weights, not by the name of its file.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     source = checkpoint.load(args.encoder, checkpoint.ENCODER)
     config = PretrainConfig(**source["config"] | {"image_size": args.image_size})
     config.data = args.data or config.data
+    encoder = checkpoint.fingerprint(source["encoder"])[:12]  # a file may be written anew
     ways = read_list(Path(args.list), ("name",))
     check_ways(ways, Path(args.list))
     photos = open_photos(config.data, config.stored_side)
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.only and run["name"] not in args.only:
             continue
         for draw in range(args.draws):
-            keys = {"encoder": args.encoder, "run": run["name"], "draw": str(draw)}
+            keys = {"encoder": encoder, "run": run["name"], "draw": str(draw)}
             if has_rows(table, run["settings"], **keys):
                 continue
             began = time.perf_counter()

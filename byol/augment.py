@@ -332,9 +332,10 @@ def changed(
     recipe: tuple[View, View],
     crop_min: float | None = None,
     jitter_strength: float = 1.0,
+    grayscale: float | None = None,
     solarize: float | None = None,
 ) -> tuple[View, View]:
-    """The recipe with other crops, weaker or stronger jitter, or solarizing (of the second view).
+    """The recipe with other crops, weaker or stronger jitter, grayscale, or solarizing (view two).
 
     `jitter_strength` multiplies the ranges of brightness, contrast, saturation and hue; the hue
     turns by half the circle at most.
@@ -347,6 +348,7 @@ def changed(
             contrast=jitter_strength * view.contrast,
             saturation=jitter_strength * view.saturation,
             hue=min(jitter_strength * view.hue, 0.5),
+            grayscale=view.grayscale if grayscale is None else grayscale,
         )
         for view in recipe
     )

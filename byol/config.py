@@ -1,7 +1,8 @@
 """Settings: dataclass defaults < a TOML file < flags. Each field is a key and a flag.
 
 A TOML file holds differences only. Keys at its top are read by every script that has them;
-`[pretrain]` and `[classifier]` hold what belongs to one script.
+`[pretrain]` and `[classifier]` hold what belongs to one script. A flag for another optimizer than
+that of the file brings its own default rate and weight decay.
 """
 
 from __future__ import annotations
@@ -104,6 +105,9 @@ class PretrainConfig(Shared):
     )
     jitter_strength: float = option(
         1.0, "of the colour jitter: factor of the recipe's ranges", low=0, high=5
+    )
+    grayscale: float | None = option(
+        None, "part of the views without colour (default: the recipe's)", low=0, high=1
     )
     solarize: float | None = option(
         None, "part of the second views that is solarized (default: the recipe's)", low=0, high=1
@@ -227,10 +231,14 @@ def parse(config_class, argv: list[str] | None, default_file: str):
     for key, value in _read_toml(path, config_class).items():
         none = fields[key].metadata["none"]
         values[key] = _convert(value, hints[key], f"{key} in {path}", from_text=False, none=none)
+    of_file = values.get("optimizer", getattr(config_class, "optimizer", None))
     for key, text in flags.items():
         flag = "--" + key.replace("_", "-")
         none = fields[key].metadata["none"]
         values[key] = _convert(text, hints[key], flag, from_text=True, none=none)
+        if key == "optimizer" and values[key] != of_file:  # the file's rate is for the file's
+            for its in {"lr", "weight_decay"} - flags.keys():
+                values.pop(its, None)
     config = config_class(**values)
     check(config)
     return config, set(flags)

@@ -6,6 +6,7 @@ import pytest
 
 from byol.config import CONFIGS, ClassifierConfig, PretrainConfig, parse
 from byol.errors import UserError
+from byol.optim import DEFAULTS
 
 
 def read(tmp_path, text, argv=(), config_class=PretrainConfig):
@@ -24,6 +25,21 @@ def test_defaults_then_file_then_flags(tmp_path):
     assert config.epochs == 9
 
 
+def test_the_rate_of_a_file_is_for_the_optimizer_of_the_file(tmp_path):
+    text = "[pretrain]\noptimizer = 'sgd'\nlr = 0.5\nweight_decay = 0.25"
+
+    def rate_and_decay(*argv, text=text):
+        config, _ = read(tmp_path, text, argv)
+        return config.base_lr, config.decay
+
+    assert rate_and_decay() == rate_and_decay("--optimizer", "sgd") == (0.5, 0.25)
+    assert rate_and_decay("--optimizer", "lars") == DEFAULTS["lars"]
+    assert rate_and_decay("--lr", "3", "--optimizer", "lars") == (3.0, DEFAULTS["lars"][1])
+    bare = "[pretrain]\nlr = 0.5"  # of the default optimizer, then
+    assert rate_and_decay("--optimizer", "adamw", text=bare) == DEFAULTS["adamw"]
+    assert rate_and_decay("--optimizer", "sgd", text=bare) == (0.5, DEFAULTS["sgd"][1])
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
 @pytest.mark.parametrize("config_class", [PretrainConfig, ClassifierConfig])
 def test_every_config_file_is_valid(path, config_class):
@@ -36,6 +52,8 @@ def test_defaults_are_the_users_case():
     assert (config.batch_size, config.arch, config.labels, config.out) == (
         256, "resnet18", 250, "byol.pt"
     )  # fmt: skip
+    larger, _ = parse(PretrainConfig, ["--image-size", "224"], "cats_vs_dogs.toml")
+    assert larger.stored_side == 272
 
 
 def test_stored_side_is_a_little_above_the_input():

@@ -315,10 +315,11 @@ def test_a_recipe_is_changed_by_flags(photos, capsys, monkeypatch):
 
     plain = losses()
     assert "recipe cartoons\n" in capsys.readouterr().out
-    changed = losses("--crop-min", "0.5", "--jitter-strength", "0.5", "--solarize", "1")
-    told = "recipe cartoons, crop min 0.5, jitter strength 0.5, solarize 1\n"
+    flags = ("--crop-min", "0.5", "--jitter-strength", "0.5", "--grayscale", "0.3")
+    changed = losses(*flags, "--solarize", "1")
+    told = "recipe cartoons, crop min 0.5, jitter strength 0.5, grayscale 0.3, solarize 1\n"
     assert told in capsys.readouterr().out
-    view = View((0.5, 1), (3 / 4, 4 / 3), 0.5, 0.8, 0.2, 0.2, 0.1, 0.25, 0.5)
+    view = View((0.5, 1), (3 / 4, 4 / 3), 0.5, 0.8, 0.2, 0.2, 0.1, 0.25, 0.3)
     pair = (view, dataclasses.replace(view, solarize=1.0))
     monkeypatch.setitem(RECIPES, "cartoons", pair)
     assert changed == losses() != plain
