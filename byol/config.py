@@ -232,13 +232,13 @@ def parse(config_class, argv: list[str] | None, default_file: str):
         none = fields[key].metadata["none"]
         values[key] = _convert(value, hints[key], f"{key} in {path}", from_text=False, none=none)
     of_file = values.get("optimizer", getattr(config_class, "optimizer", None))
+    if flags.get("optimizer", of_file) != of_file:  # the file's rate is for the file's optimizer
+        for key in ("lr", "weight_decay"):
+            values.pop(key, None)
     for key, text in flags.items():
         flag = "--" + key.replace("_", "-")
         none = fields[key].metadata["none"]
         values[key] = _convert(text, hints[key], flag, from_text=True, none=none)
-        if key == "optimizer" and values[key] != of_file:  # the file's rate is for the file's
-            for its in {"lr", "weight_decay"} - flags.keys():
-                values.pop(its, None)
     config = config_class(**values)
     check(config)
     return config, set(flags)

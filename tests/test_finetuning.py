@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -76,6 +77,14 @@ def test_a_list_of_ways_is_tried_once(finetuning, world, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(finetuning, "judge", None)  # nothing is left to do
     assert not finetuning.main(command)
+    renamed = str(shutil.copy(world / "byol.pt", tmp_path))  # the same weights
+    assert not finetuning.main([renamed, *command[1:]])
+    content = checkpoint.load(renamed, checkpoint.ENCODER)
+    next(iter(content["encoder"].values())).add_(1)
+    checkpoint.save(renamed, checkpoint.ENCODER, content)
+    monkeypatch.setattr(finetuning, "judge", lambda *_: dict(accuracy=1, accuracy_ema=2, probe=3))
+    assert not finetuning.main([renamed, *command[1:]])
+    assert len(list(csv.DictReader(table.open()))) == 2 * len(rows)
     ways.write_text(ways.read_text().replace("0.8", "0.7"))
     fails(capfd, finetuning.main(command), "other", "other settings")
     ways.write_text('[[run]]\nname = "odd"\nrate = 1\n')
