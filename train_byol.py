@@ -20,6 +20,7 @@ from byol import checkpoint
 from byol.augment import RECIPES, changed, two_views
 from byol.compiled import compile_encoders
 from byol.config import PretrainConfig, parse
+from byol.cuda_graph import RecordedBackward
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device, set_deterministic
 from byol.encoder import AVGPOOL, Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
@@ -47,6 +48,7 @@ MAY_DIFFER_ON_RESUME = {
         "amp",
         "deterministic",
         "compile",
+        "cuda_graph",
         "photos_in",
         "log_every",
         "save_every",
@@ -209,6 +211,26 @@ def main(argv: list[str] | None = None) -> None:
     # ---- the loop
     model.train()
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
+
+    def plain(view1: torch.Tensor, view2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return model.backward(view1, view2, loss_weights, amp, scaler.scale)
+
+    backward = [plain for _ in sizes]
+    if (
+        config.cuda_graph
+        and device.type == "cuda"
+        and config.accumulate == 1
+        and not config.compile
+    ):
+        try:
+            backward = [
+                RecordedBackward(model, (piece, 3, size, size), loss_weights, amp, scaler.scale)
+                for size in sizes
+            ]
+        except RuntimeError as error:
+            print(
+                f"--cuda-graph failed, so it is left out: {error}".splitlines()[0], file=sys.stderr
+            )
     results, waiting = [], []
     one, skipped = torch.ones((), device=device), torch.zeros((), device=device)
     started = since = saved = time.perf_counter()
@@ -226,15 +248,14 @@ def main(argv: list[str] | None = None) -> None:
             tau = tau_at(step, total_steps, config.tau0)
             set_lr(optimizer, lr)
 
-            augment1, augment2 = views[0 if step < first_steps else -1]
+            of_size = 0 if step < first_steps else -1
+            augment1, augment2 = views[of_size]
             optimizer.zero_grad(set_to_none=True)
             for at in range(0, config.batch_size, piece):
                 part, indices = stored[at : at + piece], chosen[at : at + piece]
                 view1 = augment1(part, photos.sizes[indices], indices, step)  # (N, 3, S, S)
                 view2 = augment2(part, photos.sizes[indices], indices, step)
-                losses, spreads = model.backward(  # (P,) each: one for each output
-                    view1, view2, loss_weights, amp, scaler.scale
-                )
+                losses, spreads = backward[of_size](view1, view2)  # (P,): one for each output
                 results.append(torch.stack([losses, spreads]))
             scale = scaler.scale(one)  # 1 without float16
             scaler.step(optimizer)

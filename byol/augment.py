@@ -10,7 +10,6 @@ view does not depend on how a batch is split or ordered.
 """
 
 import itertools
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -232,10 +231,10 @@ def pieces(plan: Plan, size: int) -> Iterator[slice]:
 
 
 def piece_size(image_size: int, count: int, device: torch.device) -> int:
-    """How many images to take at a time: on a CPU as many as its caches hold, else a quarter."""
+    """How many images to take at a time: on a CPU as many as its caches hold, else all."""
     if device.type == "cpu":
         return max(1, 90_000 // image_size**2)
-    return max(1, math.ceil(count / 4))
+    return count
 
 
 def apply(

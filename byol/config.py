@@ -140,6 +140,9 @@ class PretrainConfig(Shared):
         "auto", "memory for the packed photos; auto: a GPU's, where they fit", choices=PLACES
     )
     compile: bool = option(False, "let torch.compile make the networks' code")
+    cuda_graph: bool = option(
+        True, "on CUDA, record the networks' part of a step once and replay it; spares the host"
+    )
     log_every: int = option(10, "steps between two lines of metrics.jsonl", low=1)
     save_every: float = option(
         60.0, "seconds at least from a checkpoint to the next, at an epoch's end", low=0

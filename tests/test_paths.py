@@ -10,6 +10,7 @@ import byol.optim
 import train_byol
 from byol import small_maps
 from byol.compiled import compile_encoders
+from byol.cuda_graph import RecordedBackward
 from byol.encoder import Encoder
 from byol.learner import BYOL
 from byol.metrics import read_jsonl
@@ -184,3 +185,50 @@ def test_cuda_photos_on_the_card_or_the_host_give_the_same_loss(run):
     assert sum(card[6:]) / 6 == second_epoch(host)
     on_cpu = run("--amp", "off")
     assert host[0] == pytest.approx(on_cpu[0], rel=1e-2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+@pytest.mark.parametrize("sizes", [[], ["--first-size", "24", "--first-epochs", "1"]])
+def test_a_cuda_graph_gives_the_same_loss(run, capsys, amp, sizes):
+    flags = ["--device", "cuda", "--amp", amp, "--losses", "multi", "--tap-grid", "1", "2", *sizes]
+    recorded, plain = (run(*flags, flag) for flag in ("--cuda-graph", "--no-cuda-graph"))
+    assert "--cuda-graph failed" not in capsys.readouterr().err
+    near = 1e-5 if amp == "off" else 1e-2
+    assert recorded[0] == pytest.approx(plain[0], rel=near)
+    assert sum(recorded[6:]) / 6 == second_epoch(plain)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_recording_a_cuda_graph_leaves_the_model_as_it_was(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    device = torch.device("cuda", 0)
+    model = BYOL(Encoder(), 32, 16).to(device, memory_format=torch.channels_last)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    exact = copy.deepcopy(model).double()
+    weights = torch.ones(1, device=device)
+    backward = RecordedBackward(model, (16, 3, 48, 48), weights, None, lambda loss: loss)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert all(p.grad is None for p in model.parameters())
+
+    views = torch.randn(2, 16, 3, 48, 48, device=device)
+    for _ in range(2):  # the second call does not add to the first
+        losses, _ = backward(*views)
+    expected, _ = exact.backward(*views.double(), weights, None)
+    assert losses.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    for (name, a), b in zip(exact.named_parameters(), model.parameters(), strict=True):
+        if a.requires_grad:
+            far = (a.grad - b.grad).norm()
+            assert far < 2e-2 * a.grad.norm() + 1e-4, name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_failed_cuda_graph_is_one_line_and_training_goes_on(run, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("cannot be recorded\nand a long story")
+
+    monkeypatch.setattr(train_byol, "RecordedBackward", broken)
+    run("--device", "cuda", "--amp", "off")
+    told = [line for line in capsys.readouterr().err.splitlines() if "graph" in line]
+    assert told == ["--cuda-graph failed, so it is left out: cannot be recorded"]
