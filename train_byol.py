@@ -216,21 +216,17 @@ def main(argv: list[str] | None = None) -> None:
         return model.backward(view1, view2, loss_weights, amp, scaler.scale)
 
     backward = [plain for _ in sizes]
-    if (
-        config.cuda_graph
-        and device.type == "cuda"
-        and config.accumulate == 1
-        and not config.compile
-    ):
+    # a recording keeps a step's memory for itself, and views are made beside it; free is 0 on a CPU
+    roomy = 2 * memory < free - (images.nbytes if on_device else 0)
+    if config.cuda_graph and roomy and piece == config.batch_size and not config.compile:
         try:
             backward = [
                 RecordedBackward(model, (piece, 3, size, size), loss_weights, amp, scaler.scale)
                 for size in sizes
             ]
         except RuntimeError as error:
-            print(
-                f"--cuda-graph failed, so it is left out: {error}".splitlines()[0], file=sys.stderr
-            )
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            print(f"--cuda-graph failed, so it is left out: {reason}", file=sys.stderr)
     results, waiting = [], []
     one, skipped = torch.ones((), device=device), torch.zeros((), device=device)
     started = since = saved = time.perf_counter()

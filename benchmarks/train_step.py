@@ -13,6 +13,7 @@ Without --data the photos are noise.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import statistics
@@ -31,6 +32,7 @@ from byol import small_maps
 from byol.augment import RECIPES, two_views
 from byol.compiled import compile_encoders
 from byol.config import PretrainConfig
+from byol.cuda_graph import RecordedBackward
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import ARCHITECTURES, STEMS, Encoder
 from byol.errors import command
@@ -90,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--photos-in", choices=("host", "device"), default="host")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--cuda-graph", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(argv)
 
     device = pick_device(args.device)
@@ -119,13 +122,16 @@ def main(argv: list[str] | None = None) -> None:
     weights = torch.ones(1, device=device)
     if args.compile and (problem := compile_encoders(model, batch, [size], amp)):
         sys.exit(f"compiling failed: {problem}")
+    backward = functools.partial(model.backward, weights=weights, amp=amp, scale=scaler.scale)
+    if args.cuda_graph and device.type == "cuda" and not args.compile:
+        backward = RecordedBackward(model, (batch, 3, size, size), weights, amp, scaler.scale)
     if args.photos_in == "device":
         images = put_on_device(images, device)
     augment1, augment2 = two_views(RECIPES[args.recipe], size, defaults.mean, defaults.std, 0)
 
     def train(view1: torch.Tensor, view2: torch.Tensor, clock: Clock) -> None:
         optimizer.zero_grad(set_to_none=True)
-        model.backward(view1, view2, weights, amp, scaler.scale)
+        backward(view1, view2)
         clock.mark()
         scaler.step(optimizer)
         scaler.update()

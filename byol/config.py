@@ -2,7 +2,8 @@
 
 A TOML file holds differences only. Keys at its top are read by every script that has them;
 `[pretrain]` and `[classifier]` hold what belongs to one script. A flag for another optimizer than
-that of the file brings its own default rate and weight decay.
+that of the file brings its own default rate and weight decay, one for another recipe takes that as
+it is; one for images smaller than the file's `first_size` has all views of the image size.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MAX_SEED = 2**63 - 1
 AMP = ("auto", "bf16", "fp16", "off")
 LOSSES = ("classic", "multi")
+BELONGING = {  # a flag for another one than the file's leaves out what the file says of these
+    "optimizer": ("lr", "weight_decay"),
+    "recipe": ("crop_min", "jitter_strength", "grayscale", "solarize"),
+}
 PLACES = ("auto", "host", "device")
 FEATURES = ("avgpool", "combined", "combined-plain")
 
@@ -141,7 +146,7 @@ class PretrainConfig(Shared):
     )
     compile: bool = option(False, "let torch.compile make the networks' code")
     cuda_graph: bool = option(
-        True, "on CUDA, record the networks' part of a step once and replay it; spares the host"
+        True, "on CUDA, where memory allows, record the networks' part of a step and replay it"
     )
     log_every: int = option(10, "steps between two lines of metrics.jsonl", low=1)
     save_every: float = option(
@@ -234,14 +239,19 @@ def parse(config_class, argv: list[str] | None, default_file: str):
     for key, value in _read_toml(path, config_class).items():
         none = fields[key].metadata["none"]
         values[key] = _convert(value, hints[key], f"{key} in {path}", from_text=False, none=none)
-    of_file = values.get("optimizer", getattr(config_class, "optimizer", None))
-    if flags.get("optimizer", of_file) != of_file:  # the file's rate is for the file's optimizer
-        for key in ("lr", "weight_decay"):
-            values.pop(key, None)
+    for choice, belonging in BELONGING.items():
+        of_file = values.get(choice, getattr(config_class, choice, None))
+        if flags.get(choice, of_file) != of_file:
+            for key in belonging:
+                values.pop(key, None)
+    first_size = values.get("first_size")
     for key, text in flags.items():
         flag = "--" + key.replace("_", "-")
         none = fields[key].metadata["none"]
         values[key] = _convert(text, hints[key], flag, from_text=True, none=none)
+    if first_size and "image_size" in flags and values["image_size"] < first_size:
+        for key in {"first_size", "first_epochs"} - set(flags):  # the file's are for larger images
+            values.pop(key, None)
     config = config_class(**values)
     check(config)
     return config, set(flags)

@@ -56,6 +56,33 @@ def test_defaults_are_the_users_case():
     assert larger.stored_side == 272
 
 
+def test_another_recipe_than_the_files_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('[pretrain]\nrecipe = "short"\nsolarize = 0.0\ncrop_min = 0.3')
+
+    def changes(*argv):
+        config, _ = parse(PretrainConfig, ["--config", str(path), *argv], "cats_vs_dogs.toml")
+        return config.crop_min, config.solarize
+
+    assert changes() == changes("--recipe", "short") == (0.3, 0.0)
+    assert changes("--recipe", "photos") == (None, None)
+    assert changes("--recipe", "photos", "--solarize", "0.1") == (None, 0.1)
+
+
+def test_the_first_size_of_a_file_is_for_images_as_large():
+    def sizes(*argv):
+        config, _ = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
+        return config.image_size, config.first_size
+
+    assert sizes() == (150, 96)
+    assert sizes("--image-size", "224") == (224, 96)
+    assert sizes("--image-size", "64") == (64, None)
+    assert sizes("--image-size", "64", "--first-size", "72") == (64, 72)
+    assert sizes("--first-size", "150") == (150, 150)
+    with pytest.raises(UserError, match="first_size 96 is above"):
+        sizes("--store-size", "64", "--image-size", "64", "--first-size", "96")
+
+
 def test_stored_side_is_a_little_above_the_input():
     for size, side in ((150, 180), (64, 80), (32, 40), (224, 272)):
         assert PretrainConfig(image_size=size).stored_side == side
