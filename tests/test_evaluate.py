@@ -205,6 +205,7 @@ def test_a_classic_run_is_not_resumed_with_other_losses(world, capsys):
 
 
 PRETRAIN = ["--losses", "multi"]
+CLASSIC = ["--losses", "classic"]
 
 
 @pytest.mark.parametrize(
@@ -213,8 +214,8 @@ PRETRAIN = ["--losses", "multi"]
         ([*PRETRAIN, "--taps", "layer2.5", "--tap-grid", "2"], ("layer2.5", "layer2.0")),
         ([*PRETRAIN, "--taps", "layer2.0"], ("tap_grid 2 4", "one number for each")),
         ([*PRETRAIN, "--taps", "layer2.0", "layer2.0"], ("taps layer2.0 layer2.0", "once")),
-        (["--taps", "layer2.0", "--tap-grid", "2"], ("--taps", "--losses multi")),
-        (["--loss-weights", "1"], ("--loss-weights", "--losses multi")),
+        ([*CLASSIC, "--taps", "layer2.0", "--tap-grid", "2"], ("--taps", "--losses multi")),
+        ([*CLASSIC, "--loss-weights", "1"], ("--loss-weights", "--losses multi")),
         ([*PRETRAIN, "--tap-grid", "2", "5"], ("tap_grid 5 of layer2.0", "4 x 4")),
         ([*PRETRAIN, "--tap-grid", "0", "4"], ("tap_grid", "at least 1")),
         ([*PRETRAIN, "--loss-weights", "1", "1"], ("--loss-weights", "layer2.0")),
