@@ -3,9 +3,10 @@
     python benchmarks/experiments.py benchmarks/recipes_64.toml --data cats_vs_dogs.zip
 
 The list is TOML: `[all]` holds settings of train_byol.py that every run shares, `[[run]]` has a
-name and what differs. Each run and seed adds rows to results/experiments.csv, one for each size
-it is judged at and each representation; what has its rows is skipped, and a run that was stopped
-goes on from its checkpoint. So the same command can be stopped and given again at any time.
+name and what differs; no file in configs/ is read. Each run and seed adds rows to
+results/experiments.csv, one for each size it is judged at and each representation; what has its
+rows is skipped, and a run that was stopped goes on from its checkpoint. So the same command can be
+stopped and given again at any time.
 
 Runs are judged by cross-validation on labelled images alone: for each of five draws of the labels,
 five times a linear head learns on four fifths and is tested on the rest. No hidden label is read.
@@ -18,6 +19,7 @@ import csv
 import datetime
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -111,7 +113,8 @@ def run_and_pass_signals_on(command: list[str]) -> int:
 
 def pretrain(settings: dict, seed: int, data: str, run_dir: Path) -> dict:
     """Run train_byol.py to its end, from its last checkpoint if it has one: figures of the run."""
-    command = [sys.executable, str(ROOT / "train_byol.py"), "--data", data, "--seed", str(seed)]
+    command = [sys.executable, str(ROOT / "train_byol.py"), "--config", os.devnull]
+    command += ["--data", data, "--seed", str(seed)]
     command += ["--run-dir", str(run_dir), "--out", str(run_dir / "byol.pt")]
     for key, value in settings.items():
         flag = "--" + key.replace("_", "-")

@@ -139,6 +139,7 @@ def this_project(args: argparse.Namespace) -> float:
         flags += f" --hidden-dim {args.hidden_dim} --optimizer sgd --device {args.device}"
         flags += f" --epochs 1 --log-every 1 --run-dir {folder}/run --out {folder}/byol.pt"
         command = [sys.executable, str(ROOT / "train_byol.py"), "--data", args.data]
+        command += ["--config", os.devnull]  # the paper's views and loss, no file in configs/
         subprocess.run([*command, *flags.split()], check=True, stdout=subprocess.DEVNULL)
         lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
     speeds = [json.loads(line)["images_per_second"] for line in lines[args.warmup : steps]]
