@@ -20,7 +20,7 @@ from byol import checkpoint
 from byol.augment import RECIPES, changed, two_views
 from byol.compiled import compile_encoders
 from byol.config import PretrainConfig, parse
-from byol.cuda_graph import RecordedBackward
+from byol.cuda_graph import RecordedBackward, may_record
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device, set_deterministic
 from byol.encoder import AVGPOOL, Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
@@ -216,9 +216,8 @@ def main(argv: list[str] | None = None) -> None:
         return model.backward(view1, view2, loss_weights, amp, scaler.scale)
 
     backward = [plain for _ in sizes]
-    # a recording keeps a step's memory for itself, and views are made beside it; free is 0 on a CPU
-    roomy = 2 * memory < free - (images.nbytes if on_device else 0)
-    if config.cuda_graph and roomy and piece == config.batch_size and not config.compile:
+    left = free - (images.nbytes if on_device else 0)
+    if device.type == "cuda" and may_record(config, memory, left):
         try:
             backward = [
                 RecordedBackward(model, (piece, 3, size, size), loss_weights, amp, scaler.scale)

@@ -11,9 +11,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from byol.config import PretrainConfig
 from byol.learner import BYOL, left_as_it_was
 
 WARM_UP = 3  # plain passes before the recording: libraries choose and set up what they use
+
+
+def may_record(config: PretrainConfig, step: int, free: int) -> bool:
+    """Whether to record a step that takes `step` bytes, where `free` are left on the card.
+
+    The recording keeps them for itself, and views are made beside it. A recorded step sets the
+    gradients, so a batch in pieces cannot add to them.
+    """
+    wanted = config.cuda_graph and not config.compile and config.accumulate == 1
+    return wanted and 2 * step < free
 
 
 class RecordedBackward:

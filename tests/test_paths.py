@@ -10,7 +10,8 @@ import byol.optim
 import train_byol
 from byol import small_maps
 from byol.compiled import compile_encoders
-from byol.cuda_graph import RecordedBackward
+from byol.config import PretrainConfig
+from byol.cuda_graph import RecordedBackward, may_record
 from byol.encoder import Encoder
 from byol.learner import BYOL
 from byol.metrics import read_jsonl
@@ -185,6 +186,20 @@ def test_cuda_photos_on_the_card_or_the_host_give_the_same_loss(run):
     assert sum(card[6:]) / 6 == second_epoch(host)
     on_cpu = run("--amp", "off")
     assert host[0] == pytest.approx(on_cpu[0], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "free", "expected"),
+    [
+        ({}, 21, True),
+        ({}, 20, False),  # a step of 10 bytes, and as many for what is beside it
+        ({"cuda_graph": False}, 99, False),
+        ({"compile": True}, 99, False),
+        ({"accumulate": 2}, 99, False),
+    ],
+)
+def test_a_step_is_recorded_where_there_is_room(changed, free, expected):
+    assert may_record(PretrainConfig(**changed), 10, free) is expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
