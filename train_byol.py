@@ -20,7 +20,7 @@ from byol import checkpoint
 from byol.augment import RECIPES, changed, two_views
 from byol.compiled import compile_encoders
 from byol.config import PretrainConfig, parse
-from byol.cuda_graph import RecordedBackward, may_record
+from byol.cuda_graph import has_room, record
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device, set_deterministic
 from byol.encoder import AVGPOOL, Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
@@ -115,10 +115,12 @@ def main(argv: list[str] | None = None) -> None:
     memory = estimate(piece)
     free = free_bytes(device) if device.type == "cuda" else 0
     model.to(device, memory_format=torch.channels_last)
-    if config.compile:
+    compiled = config.compile
+    if compiled:
         print("compiling   takes a minute or so", flush=True)
         problem = compile_encoders(model, piece, sizes, amp)
         if problem:
+            compiled = False
             print(f"--compile failed, so it is left out: {problem}", file=sys.stderr)
     decay, peak_lr = config.decay, config.base_lr * config.batch_size / 256
     scaled = amp == torch.float16
@@ -131,20 +133,34 @@ def main(argv: list[str] | None = None) -> None:
         config.grayscale,
         config.solarize,
     )
-    views = [two_views(recipe, size, config.mean, config.std, config.seed) for size in sizes]
+    views = {size: two_views(recipe, size, config.mean, config.std, config.seed) for size in sizes}
     on_device = config.photos_in == "device"
     if config.photos_in == "auto" and device.type == "cuda":
         on_device = photos.images.nbytes + MARGIN * memory < free
     images = put_on_device(photos.images, device) if on_device else photos.images
 
+    loss_weights = torch.tensor(weights, device=device) / config.accumulate
+
+    def plain(view1: torch.Tensor, view2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return model.backward(view1, view2, loss_weights, amp, scaler.scale)
+
+    first_step = state["step"] if state else 0
+    coming = set(sizes if first_step < first_steps else sizes[-1:])
+    left = free - (images.nbytes if on_device else 0)
+    backward = dict.fromkeys(sizes, plain)
+    recorded = {}
+    wanted = config.cuda_graph and device.type == "cuda" and not compiled
+    # a recording does not add to the gradients of other pieces
+    if wanted and config.accumulate == 1 and has_room(memory, len(coming), left):
+        recorded = record(model, piece, coming, loss_weights, amp, scaler.scale)
+    backward |= recorded
+
     # ---- where a stopped run goes on
-    first_step = 0
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and scaled:  # empty where the run was not in fp16 until now
             scaler.load_state_dict(state["scaler"])
-        first_step = state["step"]
     else:  # every check is behind us: only now may --overwrite cost the earlier run
         remove_states(run_dir)
     write_json(run_dir / "config.json", settings)
@@ -167,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
         f"model       {config.arch} ({config.stem} stem), {encoder_size / 1e6:.1f} M weights; "
         f"{trained / 1e6:.1f} M with the heads on {', '.join(model.outputs)}\n"
         f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step"
-        f"{of_photos}\n"
+        f"{', recorded' if recorded else ''}{of_photos}\n"
         f"views       {sizes[0]} px{later}, from {config.stored_side} px, recipe "
         f"{config.recipe}{changes}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
@@ -206,26 +222,11 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint.save_state(run_dir, content)
 
     def too_large() -> str:
-        return too_little(config, estimate, free, images.nbytes if on_device else 0)
+        of_photos = images.nbytes if on_device else 0
+        return too_little(config, estimate, free, of_photos, bool(recorded))
 
     # ---- the loop
     model.train()
-    loss_weights = torch.tensor(weights, device=device) / config.accumulate
-
-    def plain(view1: torch.Tensor, view2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.backward(view1, view2, loss_weights, amp, scaler.scale)
-
-    backward = [plain for _ in sizes]
-    left = free - (images.nbytes if on_device else 0)
-    if device.type == "cuda" and may_record(config, memory, left):
-        try:
-            backward = [
-                RecordedBackward(model, (piece, 3, size, size), loss_weights, amp, scaler.scale)
-                for size in sizes
-            ]
-        except RuntimeError as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            print(f"--cuda-graph failed, so it is left out: {reason}", file=sys.stderr)
     results, waiting = [], []
     one, skipped = torch.ones((), device=device), torch.zeros((), device=device)
     started = since = saved = time.perf_counter()
@@ -243,14 +244,14 @@ def main(argv: list[str] | None = None) -> None:
             tau = tau_at(step, total_steps, config.tau0)
             set_lr(optimizer, lr)
 
-            of_size = 0 if step < first_steps else -1
-            augment1, augment2 = views[of_size]
+            size = sizes[0 if step < first_steps else -1]
+            augment1, augment2 = views[size]
             optimizer.zero_grad(set_to_none=True)
             for at in range(0, config.batch_size, piece):
                 part, indices = stored[at : at + piece], chosen[at : at + piece]
                 view1 = augment1(part, photos.sizes[indices], indices, step)  # (N, 3, S, S)
                 view2 = augment2(part, photos.sizes[indices], indices, step)
-                losses, spreads = backward[of_size](view1, view2)  # (P,): one for each output
+                losses, spreads = backward[size](view1, view2)  # (P,): one for each output
                 results.append(torch.stack([losses, spreads]))
             scale = scaler.scale(one)  # 1 without float16
             scaler.step(optimizer)

@@ -3,7 +3,7 @@
 A TOML file holds differences only. Keys at its top are read by every script that has them;
 `[pretrain]` and `[classifier]` hold what belongs to one script. A flag for another optimizer than
 that of the file brings its own default rate and weight decay, one for another recipe takes that as
-it is; one for images smaller than the file's `first_size` has all views of the image size.
+it is, and one for another image size has all views of that size.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ AMP = ("auto", "bf16", "fp16", "off")
 LOSSES = ("classic", "multi")
 BELONGING = {  # a flag for another one than the file's leaves out what the file says of these
     "optimizer": ("lr", "weight_decay"),
+    "image_size": ("first_size", "first_epochs"),
     "recipe": ("crop_min", "jitter_strength", "grayscale", "solarize"),
 }
 PLACES = ("auto", "host", "device")
@@ -241,17 +242,13 @@ def parse(config_class, argv: list[str] | None, default_file: str):
         values[key] = _convert(value, hints[key], f"{key} in {path}", from_text=False, none=none)
     for choice, belonging in BELONGING.items():
         of_file = values.get(choice, getattr(config_class, choice, None))
-        if flags.get(choice, of_file) != of_file:
+        if str(flags.get(choice, of_file)) != str(of_file):
             for key in belonging:
                 values.pop(key, None)
-    first_size = values.get("first_size")
     for key, text in flags.items():
         flag = "--" + key.replace("_", "-")
         none = fields[key].metadata["none"]
         values[key] = _convert(text, hints[key], flag, from_text=True, none=none)
-    if first_size and "image_size" in flags and values["image_size"] < first_size:
-        for key in {"first_size", "first_epochs"} - set(flags):  # the file's are for larger images
-            values.pop(key, None)
     config = config_class(**values)
     check(config)
     return config, set(flags)

@@ -6,25 +6,52 @@ that takes longer than the card needs for them, as for small images on a fast ca
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from byol.config import PretrainConfig
+from byol.errors import UserError, gpu_is_full
 from byol.learner import BYOL, left_as_it_was
 
 WARM_UP = 3  # plain passes before the recording: libraries choose and set up what they use
 
 
-def may_record(config: PretrainConfig, step: int, free: int) -> bool:
-    """Whether to record a step that takes `step` bytes, where `free` are left on the card.
+def has_room(step: int, sizes: int, free: int) -> bool:
+    """Whether recordings for `sizes` sizes of views fit into `free` bytes.
 
-    The recording keeps them for itself, and views are made beside it. A recorded step sets the
-    gradients, so a batch in pieces cannot add to them.
+    Each keeps for itself what a step takes, at most `step` bytes; views are made beside them.
     """
-    wanted = config.cuda_graph and not config.compile and config.accumulate == 1
-    return wanted and 2 * step < free
+    return (1 + sizes) * step < free
+
+
+def record(
+    model: BYOL,
+    batch: int,
+    sizes: set[int],
+    weights: Tensor,
+    amp: torch.dtype | None,
+    scale: Callable[[Tensor], Tensor],
+) -> dict[int, RecordedBackward]:
+    """A recording for each size of views; none, and a line on stderr, where the card is full.
+
+    Raises `UserError` where a step cannot be recorded at all.
+    """
+    try:
+        return {
+            size: RecordedBackward(model, (batch, 3, size, size), weights, amp, scale)
+            for size in sizes
+        }
+    except RuntimeError as error:
+        cause = error.__context__ or error  # of a recording that broke off
+        if not (gpu_is_full(error) or gpu_is_full(cause)):
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            raise UserError(
+                f"--cuda-graph: a step cannot be recorded ({reason}); give --no-cuda-graph"
+            ) from None
+    print("no room on the GPU to record a step, so --cuda-graph is left out", file=sys.stderr)
+    return {}
 
 
 class RecordedBackward:
@@ -47,17 +74,22 @@ class RecordedBackward:
         self.views = noise.movedim(-1, 2)  # each is in channels_last memory
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.graph = torch.cuda.CUDAGraph()
+        self.weights = weights  # the graph reads them
+        usual = torch.cuda.current_stream(weights.device)
         stream = torch.cuda.Stream(weights.device)
-        stream.wait_stream(torch.cuda.current_stream(weights.device))
         with left_as_it_was(model):
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    model.backward(*self.views, weights, amp, scale)
-                    model.zero_grad(set_to_none=True)
-            with torch.cuda.graph(self.graph, stream=stream):
-                self.results = model.backward(*self.views, weights, amp, scale)
+            stream.wait_stream(usual)
+            try:
+                with torch.cuda.stream(stream):
+                    for _ in range(WARM_UP):
+                        model.backward(*self.views, weights, amp, scale)
+                        model.zero_grad(set_to_none=True)
+                with torch.cuda.graph(self.graph, stream=stream):
+                    self.results = model.backward(*self.views, weights, amp, scale)
+            finally:
+                torch.cuda.set_stream(usual)  # a recording that breaks off leaves its own
+                usual.wait_stream(stream)
             self.gradients = [p.grad for p in self.parameters]
-        torch.cuda.current_stream(weights.device).wait_stream(stream)
 
     def __call__(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
         """(losses, spreads), each (P,): what `BYOL.backward` returns."""

@@ -74,12 +74,12 @@ def gpu_memory_is_enough(otherwise: Callable[[], str]) -> Iterator[None]:
 
 
 def too_little(
-    config: PretrainConfig, estimate: Callable[[int], int], free: int, photos: int
+    config: PretrainConfig, estimate: Callable[[int], int], free: int, photos: int, recorded: bool
 ) -> str:
     """A sentence for a GPU that ran out of memory: what was wanted, and what would fit.
 
     `estimate` is of `step_bytes_by_batch`; `free` bytes were there before training, of which the
-    photos on the GPU took `photos`.
+    photos on the GPU took `photos`; `recorded` tells whether a CUDA graph keeps a step's memory.
     """
 
     def fits(pieces: int) -> bool:
@@ -88,7 +88,9 @@ def too_little(
     host = "--photos-in host " if photos else ""
     more = range(config.accumulate + 1, config.batch_size // 2 + 1)
     pieces = next((n for n in more if config.batch_size % n == 0 and fits(n)), None)
-    if photos and fits(config.accumulate):
+    if recorded:
+        advice = "give --no-cuda-graph, with --resume where a run was saved"
+    elif photos and fits(config.accumulate):
         advice = "give --photos-in host"
     elif pieces:  # another result, as BatchNorm sees one piece at a time
         advice = f"start anew with {host}--accumulate {pieces}"

@@ -69,13 +69,14 @@ def test_another_recipe_than_the_files_is_taken_as_it_is(tmp_path):
     assert changes("--recipe", "photos", "--solarize", "0.1") == (None, 0.1)
 
 
-def test_the_first_size_of_a_file_is_for_images_as_large():
+def test_the_first_size_of_a_file_is_for_its_image_size():
     def sizes(*argv):
         config, _ = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
         return config.image_size, config.first_size
 
     assert sizes() == (150, 96)
-    assert sizes("--image-size", "224") == (224, 96)
+    assert sizes("--image-size", "150") == (150, 96)
+    assert sizes("--image-size", "224") == (224, None)
     assert sizes("--image-size", "64") == (64, None)
     assert sizes("--image-size", "64", "--first-size", "72") == (64, 72)
     assert sizes("--first-size", "150") == (150, 150)

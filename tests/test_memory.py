@@ -112,11 +112,14 @@ def test_a_gpu_that_is_too_small_gets_what_would_fit(free, photos, accumulate, a
     """For a step of 1 GiB, and of 4 more for the batch of 12, which 1, 2, 3, 4 and 6 divide."""
     config = PretrainConfig(batch_size=12, accumulate=accumulate, image_size=96)
     gib = 2**30
-    said = too_little(config, lambda n: gib + 4 * gib * n // 12, int(free * gib), photos * gib)
+    needs = lambda n: gib + 4 * gib * n // 12  # noqa: E731
+    said = too_little(config, needs, int(free * gib), photos * gib, recorded=False)
     assert said.endswith(f"; {advice}")
     wanted = 1 + 4 / accumulate + photos
     assert f"about {wanted:.1f} GiB were wanted, {free:.1f} were free;" in said
     assert f"--image-size 96 and --batch-size 12 in pieces of {12 // accumulate}:" in said
+    said = too_little(config, needs, int(free * gib), photos * gib, recorded=True)
+    assert said.endswith("; give --no-cuda-graph, with --resume where a run was saved")
 
 
 @pytest.mark.parametrize(
