@@ -214,7 +214,8 @@ def draw_accuracy(groups: dict) -> plt.Figure:
     axes.axhline(chance, color="0.3", ls=":", lw=1)
     axes.text(1.55, chance + 0.8, "chance", ha="right", color="0.3", fontsize=9)
     axes.set_xlim(-0.6, 1.6)
-    axes.set_ylim(0, 109)
+    axes.set_ylim(0, 122)  # room for the legend above a bar of 100
+    axes.set_yticks(range(0, 101, 20))
     axes.set_xticks([0, 1], [PARTS[True], PARTS[False]])
     axes.set_ylabel("test accuracy (%)")
     seeds = max(len(g) for g in groups.values())
