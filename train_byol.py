@@ -10,6 +10,7 @@ The method is in byol/learner.py; this is the loop around it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from pathlib import Path
@@ -138,22 +139,18 @@ def main(argv: list[str] | None = None) -> None:
     if config.photos_in == "auto" and device.type == "cuda":
         on_device = photos.images.nbytes + MARGIN * memory < free
     images = put_on_device(photos.images, device) if on_device else photos.images
+    photo_bytes = images.nbytes if on_device else 0  # of the device's memory
 
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
-
-    def plain(view1: torch.Tensor, view2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.backward(view1, view2, loss_weights, amp, scaler.scale)
-
+    plain = functools.partial(model.backward, weights=loss_weights, amp=amp, scale=scaler.scale)
     first_step = state["step"] if state else 0
     coming = set(sizes if first_step < first_steps else sizes[-1:])
-    left = free - (images.nbytes if on_device else 0)
-    backward = dict.fromkeys(sizes, plain)
     recorded = {}
     wanted = config.cuda_graph and device.type == "cuda" and not compiled
     # a recording does not add to the gradients of other pieces
-    if wanted and config.accumulate == 1 and has_room(memory, len(coming), left):
+    if wanted and config.accumulate == 1 and has_room(memory, len(coming), free - photo_bytes):
         recorded = record(model, piece, coming, loss_weights, amp, scaler.scale)
-    backward |= recorded
+    backward = dict.fromkeys(sizes, plain) | recorded
 
     # ---- where a stopped run goes on
     if state:
@@ -169,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
 
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     encoder_size = sum(p.numel() for p in model.encoder.parameters())
-    of_photos = f", {images.nbytes / 2**30:.1f} GiB for the photos" if on_device else ""
+    of_photos = f", {photo_bytes / 2**30:.1f} GiB for the photos" if on_device else ""
     changes = "".join(
         f", {name.replace('_', ' ')} {settings[name]:g}"
         for name in ("crop_min", "jitter_strength", "grayscale", "solarize")
@@ -222,8 +219,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint.save_state(run_dir, content)
 
     def too_large() -> str:
-        of_photos = images.nbytes if on_device else 0
-        return too_little(config, estimate, free, of_photos, bool(recorded))
+        return too_little(config, estimate, free, photo_bytes, bool(recorded))
 
     # ---- the loop
     model.train()

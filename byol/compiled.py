@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from byol.errors import first_line
 from byol.learner import BYOL, left_as_it_was
 
 
@@ -30,5 +31,5 @@ def compile_encoders(
     except Exception as error:  # a compiler fails in many ways
         for encoder in encoders:
             del encoder.outputs  # the plain method is still there
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     return None

@@ -240,16 +240,17 @@ def parse(config_class, argv: list[str] | None, default_file: str):
     for key, value in _read_toml(path, config_class).items():
         none = fields[key].metadata["none"]
         values[key] = _convert(value, hints[key], f"{key} in {path}", from_text=False, none=none)
-    for choice, belonging in BELONGING.items():
-        of_file = values.get(choice, getattr(config_class, choice, None))
-        if str(flags.get(choice, of_file)) != str(of_file):
-            for key in belonging:
-                values.pop(key, None)
+    given = {}
     for key, text in flags.items():
         flag = "--" + key.replace("_", "-")
         none = fields[key].metadata["none"]
-        values[key] = _convert(text, hints[key], flag, from_text=True, none=none)
-    config = config_class(**values)
+        given[key] = _convert(text, hints[key], flag, from_text=True, none=none)
+    for choice, belonging in BELONGING.items():
+        of_file = values.get(choice, getattr(config_class, choice, None))
+        if given.get(choice, of_file) != of_file:
+            for key in belonging:
+                values.pop(key, None)
+    config = config_class(**values | given)
     check(config)
     return config, set(flags)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from byol.errors import UserError, gpu_is_full
+from byol.errors import UserError, first_line, gpu_is_full
 from byol.learner import BYOL, left_as_it_was
 
 WARM_UP = 3  # plain passes before the recording: libraries choose and set up what they use
@@ -46,9 +46,9 @@ def record(
     except RuntimeError as error:
         cause = error.__context__ or error  # of a recording that broke off
         if not (gpu_is_full(error) or gpu_is_full(cause)):
-            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             raise UserError(
-                f"--cuda-graph: a step cannot be recorded ({reason}); give --no-cuda-graph"
+                f"--cuda-graph: a step cannot be recorded ({first_line(cause)}); "
+                "give --no-cuda-graph"
             ) from None
     print("no room on the GPU to record a step, so --cuda-graph is left out", file=sys.stderr)
     return {}

@@ -56,6 +56,11 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
     return run
 
 
+def first_line(error: Exception) -> str:
+    """What it says, without the long story that compilers and libraries add."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def gpu_is_full(error: Exception) -> bool:
     """Whether a GPU had too little memory, be it PyTorch that says so or one of its libraries."""
     if isinstance(error, torch.OutOfMemoryError):

@@ -112,7 +112,10 @@ def test_a_gpu_that_is_too_small_gets_what_would_fit(free, photos, accumulate, a
     """For a step of 1 GiB, and of 4 more for the batch of 12, which 1, 2, 3, 4 and 6 divide."""
     config = PretrainConfig(batch_size=12, accumulate=accumulate, image_size=96)
     gib = 2**30
-    needs = lambda n: gib + 4 * gib * n // 12  # noqa: E731
+
+    def needs(count):
+        return gib + 4 * gib * count // 12
+
     said = too_little(config, needs, int(free * gib), photos * gib, recorded=False)
     assert said.endswith(f"; {advice}")
     wanted = 1 + 4 / accumulate + photos

@@ -199,7 +199,7 @@ def test_a_step_is_recorded_where_there_is_room():
     assert not has_room(step=10, sizes=2, free=30)
 
 
-def broken_off():
+def broken_off(*_):
     """As torch reports a recording in which something was not allowed."""
     try:
         raise RuntimeError("operation not permitted when stream is capturing\nand a long story")
@@ -207,18 +207,18 @@ def broken_off():
         raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
 
 
-def full():
+def full(*_):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
 
 def test_a_step_that_cannot_be_recorded_is_one_sentence(monkeypatch, capsys):
     weights = torch.ones(1)
-    monkeypatch.setattr(cuda_graph, "RecordedBackward", lambda *_: broken_off())
+    monkeypatch.setattr(cuda_graph, "RecordedBackward", broken_off)
     told = "recorded (operation not permitted when stream is capturing); give --no-cuda-graph"
     with pytest.raises(UserError, match=re.escape(told)):
         record(None, 8, {32}, weights, None, None)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(cuda_graph, "RecordedBackward", lambda *_: full())
+    monkeypatch.setattr(cuda_graph, "RecordedBackward", full)
     assert record(None, 8, {32}, weights, None, None) == {}
     assert "no room on the GPU to record a step" in capsys.readouterr().err
 
