@@ -37,7 +37,6 @@ from byol.config import AMP, FEATURES, ClassifierConfig, Parser, parse
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device
 from byol.encoder import Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
-from byol.interrupt import ignore_save_signal
 from byol.labelled import check_classes, check_labelled, pick_test_images
 from byol.linear_eval import Features
 from byol.probe import extract_features
@@ -74,7 +73,6 @@ class Weights:
 @command
 def main(argv: list[str] | None = None) -> None:
     # ---- what to judge, and how
-    ignore_save_signal()
     args = read_flags(argv)
     protocols = read_protocols(args)
     flags = []

@@ -25,7 +25,7 @@ from byol.cuda_graph import has_room, record
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device, set_deterministic
 from byol.encoder import AVGPOOL, Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
-from byol.interrupt import Interrupt, ignore_save_signal
+from byol.interrupt import Interrupt
 from byol.learner import BYOL
 from byol.loader import batches, put_on_device
 from byol.memory import (
@@ -62,7 +62,6 @@ MAY_DIFFER_ON_RESUME = {
 @command
 def main(argv: list[str] | None = None) -> None:
     # ---- settings and data
-    ignore_save_signal()
     config, flags = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
     set_deterministic(config.deterministic)
     device = pick_device(config.device)
@@ -261,7 +260,7 @@ def main(argv: list[str] | None = None) -> None:
             stopping = stop.asked
             unsaved = time.perf_counter() - saved  # seconds
             due = unsaved >= config.save_within or (epoch_ends and unsaved >= config.save_every)
-            saving = due or stopping or stop.save_asked or done == total_steps
+            saving = due or stopping or done == total_steps
             bar.update()
             if done % config.log_every == 0 or epoch_ends:
                 now = time.perf_counter()
@@ -274,7 +273,6 @@ def main(argv: list[str] | None = None) -> None:
             while waiting and (len(waiting) > 1 or saving):
                 log.add(bar, *waiting.pop(0))
             if saving:
-                stop.save_asked = False
                 before = time.perf_counter()
                 save_state(done, lr)
                 saved = time.perf_counter()

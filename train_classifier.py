@@ -43,7 +43,7 @@ from byol.device import (
 from byol.encoder import Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
 from byol.image_ops import to_device
-from byol.interrupt import Interrupt, ignore_save_signal
+from byol.interrupt import Interrupt
 from byol.labelled import check_classes, check_holdout, check_labelled, pick_test_images
 from byol.loader import gather, positions_at
 from byol.metrics import MetricsFile, progress, write_json
@@ -62,7 +62,6 @@ from data import make_split, open_photos
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    ignore_save_signal()
     config, flags = parse(ClassifierConfig, argv, "cats_vs_dogs.toml")
     source = None if config.init == "random" else checkpoint.load(config.init, checkpoint.ENCODER)
     if source:
@@ -280,8 +279,7 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
                 results = []
             stopping = stop.asked
             due = time.perf_counter() - saved >= config.save_every
-            if stopping or stop.save_asked or due:
-                stop.save_asked = False
+            if stopping or due:
                 save_state(done)
                 saved = time.perf_counter()
             if stopping:

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from byol.errors import Stopped
-from byol.interrupt import Interrupt, ignore_save_signal
+from byol.interrupt import Interrupt
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -20,21 +20,3 @@ def test_the_first_is_noted_and_the_second_stops_at_once(number, code):
             os.kill(os.getpid(), number)
         assert stopped.value.code == code
     assert signal.getsignal(number) is before
-
-
-def test_sigusr1_asks_for_a_checkpoint_alone():
-    with Interrupt() as stop:
-        os.kill(os.getpid(), signal.SIGUSR1)
-        assert (stop.asked, stop.save_asked) == (False, True)
-
-
-def test_sigusr1_outside_the_loop_does_nothing():
-    before = signal.getsignal(signal.SIGUSR1)
-    try:
-        ignore_save_signal()
-        os.kill(os.getpid(), signal.SIGUSR1)  # would end the tests
-        with Interrupt() as stop:
-            assert not stop.save_asked
-        os.kill(os.getpid(), signal.SIGUSR1)
-    finally:
-        signal.signal(signal.SIGUSR1, before)

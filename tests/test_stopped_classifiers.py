@@ -69,7 +69,7 @@ def stop_after(monkeypatch, steps):
         looks = 0
 
         def __init__(self):
-            self.save_asked, self.code = False, 143
+            self.code = 143
 
         @property
         def asked(self):
