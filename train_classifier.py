@@ -170,14 +170,12 @@ def train(config: ClassifierConfig, source: dict | None, taps: dict[str, int]) -
     # features are standardised, those of a full model only where there are several parts: one alone
     # finds its scale as it learns
     standardise = None
-    plain = config.features == "combined-plain"
     if config.freeze:
         encoder.requires_grad_(False)
         inputs = extract_features(encoder, photos, split.labelled, **reading)
-        if not plain:
-            standardise = Standardise(inputs, list(widths.values()))
-            inputs = standardise(inputs)
-    elif taps and not plain:
+        standardise = Standardise(inputs, list(widths.values()))
+        inputs = standardise(inputs)
+    elif taps:
         some = split.labelled[:: math.ceil(count / 5000)]  # enough for a start
         features = extract_features(encoder, photos, some, **reading)
         standardise = RunningStandardise(features, list(widths.values())).to(device)

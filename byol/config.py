@@ -33,7 +33,7 @@ BELONGING = {  # a flag for another one than the file's leaves out what the file
     "recipe": ("crop_min", "jitter_strength", "grayscale", "solarize"),
 }
 PLACES = ("auto", "host", "device")
-FEATURES = ("avgpool", "combined", "combined-plain")
+FEATURES = ("avgpool", "combined")
 
 
 def option(default, help: str, *, choices=None, low=None, high=None, none="none"):
@@ -182,7 +182,7 @@ class ClassifierConfig(Shared):
     freeze: bool = option(False, "train the linear head alone on the frozen encoder")
     features: str = option(
         "avgpool",
-        "what the head sees: the representation; or inner blocks as well, standardised or plain",
+        "what the head sees: the representation, or inner blocks as well",
         choices=FEATURES,
     )
     label_seed: int | None = option(
@@ -205,7 +205,7 @@ class ClassifierConfig(Shared):
     run_dir: str | None = option(
         None,
         "run folder (default: below --runs, classifier-{random,byol}-{full,frozen}, then "
-        "-{combined,combined-plain} and -seedN where they apply)",
+        "-combined and -seedN where they apply)",
     )
     resume: bool = option(False, "keep finished runs, and go on with a stopped one")
     overwrite: bool = option(False, "replace a stopped run, or a finished one of other settings")

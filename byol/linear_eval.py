@@ -136,7 +136,7 @@ class Features:
         """Accuracy on the test images by linear evaluation, its L2 strength, and accuracy by kNN.
 
         `representation`: "avgpool"; "combined", with its parts standardised for the linear head
-        and each of length 1 for the neighbours; "combined-plain", side by side as they are.
+        and each of length 1 for the neighbours.
         """
         widths = self.widths[:1] if representation == "avgpool" else self.widths
         device = self.values.device
@@ -144,16 +144,12 @@ class Features:
         x, held = self.values[train, : sum(widths)], self.values[test, : sum(widths)]
         y, truth = (self.labels[torch.from_numpy(r).to(device)] for r in (train_rows, test_rows))
 
-        plain = representation == "combined-plain"
         standardise = Standardise(x, widths)
-        if plain:  # one shift and one factor for all leave the features as they are to each other
-            standardise.scale.fill_(1 / x.std(dim=0).square().mean().sqrt())
         head, strength = fit_linear(standardise(x), y, classes)
         linear = accuracy(standardise.fold(head), held, truth)
 
-        if not plain:
-            x, held = (
-                torch.cat([F.normalize(part, dim=1) for part in every.split(widths, dim=1)], dim=1)
-                for every in (x, held)
-            )
+        x, held = (
+            torch.cat([F.normalize(part, dim=1) for part in every.split(widths, dim=1)], dim=1)
+            for every in (x, held)
+        )
         return linear, strength, knn_accuracy(x, y, held, truth, classes)

@@ -12,14 +12,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from byol.config import FEATURES
 from byol.files import write_atomically
 from byol.metrics import write_json
 
-FEATURES = {
-    "avgpool": "avgpool",
-    "combined": "combined",
-    "combined-plain": "combined, not standardised",
-}
 PROTOCOLS = {"linear": "linear evaluation", "knn": "kNN", "fine-tuned": "fine-tuned"}
 # Okabe and Ito's palette; hatches serve in print
 STYLES = {"avgpool": ("#0072B2", ""), "combined": ("#E69F00", "//")}
@@ -108,10 +104,10 @@ def markdown(cells: list[Cell], tested_on: dict[str, str]) -> str:
             "|---|---|---|---|---|",
         ]
         for weights in dict.fromkeys(cell.weights for cell in cells):
-            for features, title in FEATURES.items():
+            for features in FEATURES:
                 row = [found.get((labels, weights, features, p), "") for p in PROTOCOLS]
                 if any(row):
-                    lines.append(f"| {weights} | {title} | {' | '.join(row)} |")
+                    lines.append(f"| {weights} | {features} | {' | '.join(row)} |")
         lines.append("")
     return "\n".join(lines)
 

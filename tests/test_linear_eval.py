@@ -118,13 +118,8 @@ def test_representations_take_the_parts_they_should():
     values = torch.cat([noise, signal], dim=1)[rows.copy()]
     features = Features(values, rows, labels, {"avgpool": 4, "layer2.0": 2})
     train, test = np.arange(200), np.arange(200, 400)
-    accuracies = {
-        name: features.judge(name, train, test, 2)
-        for name in ("avgpool", "combined", "combined-plain")
-    }
+    accuracies = {name: features.judge(name, train, test, 2) for name in ("avgpool", "combined")}
     assert accuracies["avgpool"][0] < 0.65
     assert accuracies["avgpool"][2] < 0.65
     assert accuracies["combined"][0] > 0.95
     assert accuracies["combined"][2] > 0.8
-    assert accuracies["combined-plain"][0] < 0.8  # the noise drowns the signal
-    assert accuracies["combined-plain"][2] < 0.65
