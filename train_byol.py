@@ -19,7 +19,6 @@ import torch
 
 from byol import checkpoint
 from byol.augment import RECIPES, changed, two_views
-from byol.compiled import compile_encoders
 from byol.config import PretrainConfig, parse
 from byol.cuda_graph import has_room, record
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device, set_deterministic
@@ -48,7 +47,6 @@ MAY_DIFFER_ON_RESUME = {
         "device",
         "amp",
         "deterministic",
-        "compile",
         "cuda_graph",
         "photos_in",
         "log_every",
@@ -115,13 +113,6 @@ def main(argv: list[str] | None = None) -> None:
     memory = estimate(piece)
     free = free_bytes(device) if device.type == "cuda" else 0
     model.to(device, memory_format=torch.channels_last)
-    compiled = config.compile
-    if compiled:
-        print("compiling   takes a minute or so", flush=True)
-        problem = compile_encoders(model, piece, sizes, amp)
-        if problem:
-            compiled = False
-            print(f"--compile failed, so it is left out: {problem}", file=sys.stderr)
     decay, peak_lr = config.decay, config.base_lr * config.batch_size / 256
     scaled = amp == torch.float16
     optimizer = build_optimizer(config.optimizer, parameter_groups(model), decay, scaled)
@@ -145,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     first_step = state["step"] if state else 0
     coming = set(sizes if first_step < first_steps else sizes[-1:])
     recorded = {}
-    wanted = config.cuda_graph and device.type == "cuda" and not compiled
+    wanted = config.cuda_graph and device.type == "cuda"
     # a recording does not add to the gradients of other pieces
     if wanted and config.accumulate == 1 and has_room(memory, len(coming), free - photo_bytes):
         recorded = record(model, piece, coming, loss_weights, amp, scaler.scale)

@@ -145,7 +145,6 @@ class PretrainConfig(Shared):
     photos_in: str = option(
         "auto", "memory for the packed photos; auto: a GPU's, where they fit", choices=PLACES
     )
-    compile: bool = option(False, "let torch.compile make the networks' code")
     cuda_graph: bool = option(
         True, "on CUDA, where memory allows, record the networks' part of a step and replay it"
     )
