@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     keep_freed_memory()
     amp = pick_amp(config.amp, device)
     taps = config.grids if config.losses == "multi" else {}
-    for size in {config.first_size or config.image_size, config.image_size}:
+    view_size = config.view_size or config.image_size
+    for size in {view_size, config.image_size}:
         check_taps(taps, config.arch, config.stem, size)
     weights = check_loss_weights(config, flags)
     run_dir, _lock = open_run_folder(  # locked until main ends
@@ -96,20 +97,14 @@ def main(argv: list[str] | None = None) -> None:
     steps_per_epoch = check_batch(config, len(rows))
     total_steps = config.epochs * steps_per_epoch
     warmup_steps = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
-    first_steps = 0  # with views of the first size
-    if config.first_size:
-        first_epochs = config.epochs if config.first_epochs is None else config.first_epochs
-        first_steps = min(round(first_epochs * steps_per_epoch), total_steps)
-    sizes = [config.first_size] if first_steps else []  # of the views, in turn
-    sizes += [config.image_size] if first_steps < total_steps else []
 
     # ---- model
     torch.manual_seed(config.seed)
     encoder = Encoder(config.arch, config.stem)
     piece = config.batch_size // config.accumulate
-    one_pass = device.type == "cpu" and piece * max(sizes) ** 2 <= MOST_PIXELS
+    one_pass = device.type == "cpu" and piece * view_size**2 <= MOST_PIXELS
     model = BYOL(encoder, config.hidden_dim, config.projection_dim, one_pass, taps)
-    estimate = step_bytes_by_batch(model, max(sizes), config.optimizer, amp, device)
+    estimate = step_bytes_by_batch(model, view_size, config.optimizer, amp, device)
     memory = estimate(piece)
     free = free_bytes(device) if device.type == "cuda" else 0
     model.to(device, memory_format=torch.channels_last)
@@ -124,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         config.grayscale,
         config.solarize,
     )
-    views = {size: two_views(recipe, size, config.mean, config.std, config.seed) for size in sizes}
+    augment1, augment2 = two_views(recipe, view_size, config.mean, config.std, config.seed)
     on_device = config.photos_in == "device"
     if config.photos_in == "auto" and device.type == "cuda":
         on_device = photos.images.nbytes + MARGIN * memory < free
@@ -133,14 +128,12 @@ def main(argv: list[str] | None = None) -> None:
 
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
     plain = functools.partial(model.backward, weights=loss_weights, amp=amp, scale=scaler.scale)
-    first_step = state["step"] if state else 0
-    coming = set(sizes if first_step < first_steps else sizes[-1:])
-    recorded = {}
+    recorded = None
     wanted = config.cuda_graph and device.type == "cuda"
     # a recording does not add to the gradients of other pieces
-    if wanted and config.accumulate == 1 and has_room(memory, len(coming), free - photo_bytes):
-        recorded = record(model, piece, coming, loss_weights, amp, scaler.scale)
-    backward = dict.fromkeys(sizes, plain) | recorded
+    if wanted and config.accumulate == 1 and has_room(memory, free - photo_bytes):
+        recorded = record(model, piece, view_size, loss_weights, amp, scaler.scale)
+    backward = recorded or plain
 
     # ---- where a stopped run goes on
     if state:
@@ -150,6 +143,7 @@ def main(argv: list[str] | None = None) -> None:
             scaler.load_state_dict(state["scaler"])
     else:  # every check is behind us: only now may --overwrite cost the earlier run
         remove_states(run_dir)
+    first_step = state["step"] if state else 0
     write_json(run_dir / "config.json", settings)
     split.save(run_dir / "split.json")
     log = RunLog(run_dir, config, model.outputs, weights, steps_per_epoch, first_step, scaled)
@@ -162,7 +156,6 @@ def main(argv: list[str] | None = None) -> None:
         for name in ("crop_min", "jitter_strength", "grayscale", "solarize")
         if settings[name] != getattr(PretrainConfig, name)
     )
-    later = f" until step {first_steps:,}, then {sizes[1]} px" if len(sizes) > 1 else ""
     print(
         f"data        {printable(photos.source)}: {len(rows):,} unlabelled images to learn from, "
         f"{len(split.labelled):,} labelled, {len(split.holdout):,} held out, "
@@ -171,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{trained / 1e6:.1f} M with the heads on {', '.join(model.outputs)}\n"
         f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step"
         f"{', recorded' if recorded else ''}{of_photos}\n"
-        f"views       {sizes[0]} px{later}, from {config.stored_side} px, recipe "
+        f"views       {view_size} px, from {config.stored_side} px, recipe "
         f"{config.recipe}{changes}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
         f"= {total_steps:,} steps, {warmup_steps:,} of warm-up\n"
@@ -230,14 +223,12 @@ def main(argv: list[str] | None = None) -> None:
             tau = tau_at(step, total_steps, config.tau0)
             set_lr(optimizer, lr)
 
-            size = sizes[0 if step < first_steps else -1]
-            augment1, augment2 = views[size]
             optimizer.zero_grad(set_to_none=True)
             for at in range(0, config.batch_size, piece):
                 part, indices = stored[at : at + piece], chosen[at : at + piece]
                 view1 = augment1(part, photos.sizes[indices], indices, step)  # (N, 3, S, S)
                 view2 = augment2(part, photos.sizes[indices], indices, step)
-                losses, spreads = backward[size](view1, view2)  # (P,): one for each output
+                losses, spreads = backward(view1, view2)  # (P,): one for each output
                 results.append(torch.stack([losses, spreads]))
             scale = scaler.scale(one)  # 1 without float16
             scaler.step(optimizer)

@@ -29,7 +29,7 @@ AMP = ("auto", "bf16", "fp16", "off")
 LOSSES = ("classic", "multi")
 BELONGING = {  # a flag for another one than the file's leaves out what the file says of these
     "optimizer": ("lr", "weight_decay"),
-    "image_size": ("first_size", "first_epochs"),
+    "image_size": ("view_size",),
     "recipe": ("crop_min", "jitter_strength", "grayscale", "solarize"),
 }
 PLACES = ("auto", "host", "device")
@@ -119,11 +119,8 @@ class PretrainConfig(Shared):
         None, "part of the second views that is solarized (default: the recipe's)", low=0, high=1
     )
     epochs: int = option(300, "passes over the unlabelled images", low=1)
-    first_size: int | None = option(
-        None, "side of the views in the first epochs (default: image size)", low=8, high=1024
-    )
-    first_epochs: float | None = option(
-        None, "for how many epochs views have the first size (default: all)", low=0, none="all"
+    view_size: int | None = option(
+        None, "side of the views in pretraining (default: image size)", low=8, high=1024
     )
     batch_size: int = option(256, "images per optimizer step", low=2)
     accumulate: int = option(1, "pieces that a batch is split into, to save memory", low=1)
@@ -384,10 +381,8 @@ def check(config) -> None:
         )
     if not isinstance(config, PretrainConfig):
         return
-    if config.first_size is None and config.first_epochs is not None:
-        raise UserError("first_epochs is for views of another size at first: give first_size too")
-    if config.first_size and config.first_size > config.stored_side:
+    if config.view_size and config.view_size > config.stored_side:
         raise UserError(
-            f"first_size {config.first_size} is above the stored photos' {config.stored_side}: "
+            f"view_size {config.view_size} is above the stored photos' {config.stored_side}: "
             "lower it, or raise store_size"
         )

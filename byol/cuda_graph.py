@@ -18,31 +18,28 @@ from byol.learner import BYOL, left_as_it_was
 WARM_UP = 3  # plain passes before the recording: libraries choose and set up what they use
 
 
-def has_room(step: int, sizes: int, free: int) -> bool:
-    """Whether recordings for `sizes` sizes of views fit into `free` bytes.
+def has_room(step: int, free: int) -> bool:
+    """Whether a recording fits into `free` bytes.
 
-    Each keeps for itself what a step takes, at most `step` bytes; views are made beside them.
+    It keeps for itself what a step takes, at most `step` bytes; views are made beside it.
     """
-    return (1 + sizes) * step < free
+    return 2 * step < free
 
 
 def record(
     model: BYOL,
     batch: int,
-    sizes: set[int],
+    size: int,
     weights: Tensor,
     amp: torch.dtype | None,
     scale: Callable[[Tensor], Tensor],
-) -> dict[int, RecordedBackward]:
-    """A recording for each size of views; none, and a line on stderr, where the card is full.
+) -> RecordedBackward | None:
+    """A recording for views of that size; None, and a line on stderr, where the card is full.
 
     Raises `UserError` where a step cannot be recorded at all.
     """
     try:
-        return {
-            size: RecordedBackward(model, (batch, 3, size, size), weights, amp, scale)
-            for size in sizes
-        }
+        return RecordedBackward(model, (batch, 3, size, size), weights, amp, scale)
     except RuntimeError as error:
         cause = error.__context__ or error  # of a recording that broke off
         if not (gpu_is_full(error) or gpu_is_full(cause)):
@@ -51,7 +48,7 @@ def record(
                 "give --no-cuda-graph"
             ) from None
     print("no room on the GPU to record a step, so --cuda-graph is left out", file=sys.stderr)
-    return {}
+    return None
 
 
 class RecordedBackward:

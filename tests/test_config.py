@@ -69,19 +69,19 @@ def test_another_recipe_than_the_files_is_taken_as_it_is(tmp_path):
     assert changes("--recipe", "photos", "--solarize", "0.1") == (None, 0.1)
 
 
-def test_the_first_size_of_a_file_is_for_its_image_size():
+def test_the_view_size_of_a_file_is_for_its_image_size():
     def sizes(*argv):
         config, _ = parse(PretrainConfig, argv, "cats_vs_dogs.toml")
-        return config.image_size, config.first_size
+        return config.image_size, config.view_size
 
     assert sizes() == (150, 96)
     assert sizes("--image-size", "150") == (150, 96)
     assert sizes("--image-size", "224") == (224, None)
     assert sizes("--image-size", "64") == (64, None)
-    assert sizes("--image-size", "64", "--first-size", "72") == (64, 72)
-    assert sizes("--first-size", "150") == (150, 150)
-    with pytest.raises(UserError, match="first_size 96 is above"):
-        sizes("--store-size", "64", "--image-size", "64", "--first-size", "96")
+    assert sizes("--image-size", "64", "--view-size", "72") == (64, 72)
+    assert sizes("--view-size", "150") == (150, 150)
+    with pytest.raises(UserError, match="view_size 96 is above"):
+        sizes("--store-size", "64", "--image-size", "64", "--view-size", "96")
 
 
 def test_stored_side_is_a_little_above_the_input():

@@ -284,29 +284,17 @@ def test_accumulation_makes_one_update_per_batch(photos, monkeypatch):
         assert [row[key] for row in one] == [row[key] for row in two]
 
 
-def test_views_are_small_in_the_first_epochs(photos, capsys):
-    """Until the size changes, the run is that of the first size; after it, that of neither."""
-    sizes = ["--image-size", "32", "--first-size", "16", "--first-epochs", "1"]
-    assert pretrain(photos, *sizes) == 0
-    assert "16 px until step 3, then 32 px" in capsys.readouterr().out
-    assert checkpoint.load("byol.pt", checkpoint.ENCODER)["image_size"] == 32
-    losses = [[row["loss"] for row in read_jsonl("runs/byol/metrics.jsonl")]]
-    for size in ("16", "32"):
-        flags = ["--run-dir", size, "--out", f"{size}.pt", "--image-size", size]
-        assert pretrain(photos, *flags) == 0
-        losses.append([row["loss"] for row in read_jsonl(f"{size}/metrics.jsonl")])
-    both, small, large = losses
-    for epochs, size in (("0", large), ("all", small), ("9", small), (None, small)):
-        flags = ["--first-epochs", epochs] if epochs else []
-        assert pretrain(photos, "--overwrite", "--first-size", "16", *flags) == 0
-        assert [row["loss"] for row in read_jsonl("runs/byol/metrics.jsonl")] == size
-    assert both[:2] == small[:2]  # steps 1 to 3
-    assert both[0] != large[0]
-    assert both[2] not in (small[2], large[2])
-    capsys.readouterr()
-    fails(capsys, pretrain(photos, "--overwrite", "--first-size", "40"), "first_size 40", "32")
-    again = pretrain(photos, "--overwrite", "--first-epochs", "1")
-    fails(capsys, again, "first_epochs", "first_size")
+def test_views_have_a_size_of_their_own(photos, capsys):
+    """The run is that of an image size as small; the encoder is for the larger one."""
+    losses = []
+    for name, sizes in (("small", ["--image-size", "16"]), ("both", ["--view-size", "16"])):
+        assert pretrain(photos, "--run-dir", name, "--out", f"{name}.pt", *sizes) == 0
+        losses.append([row["loss"] for row in read_jsonl(f"{name}/metrics.jsonl")])
+        assert "views       16 px, from" in capsys.readouterr().out
+    assert losses[0] == losses[1]
+    assert checkpoint.load("small.pt", checkpoint.ENCODER)["image_size"] == 16
+    assert checkpoint.load("both.pt", checkpoint.ENCODER)["image_size"] == 32
+    fails(capsys, pretrain(photos, "--overwrite", "--view-size", "40"), "view_size 40", "32")
 
 
 def test_a_recipe_is_changed_by_flags(photos, capsys, monkeypatch):
