@@ -22,11 +22,7 @@ class LARS(Optimizer):
     For a group with `adapt`: g = grad + weight_decay * p, scaled by eta |p| / |g| where both
     norms are positive. For a group without (biases, BatchNorm): g = grad, no decay.
     Then m = momentum * m + g and p = p - lr * m.
-
-    A `GradScaler` may be in use: a step whose gradients overflowed then changes nothing.
     """
-
-    _step_supports_amp_scaling = True  # the scaler sets grad_scale and found_inf, and asks nothing
 
     def __init__(
         self,
@@ -42,17 +38,11 @@ class LARS(Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         """One update. Reads no value back from the device."""
-        scale = getattr(self, "grad_scale", None)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
             grads = [p.grad for p in params]
-            momentum, lr = group["momentum"], group["lr"]
-            if scale is not None:
-                bad = self.found_inf > 0
-                grads = [torch.where(bad, 0, grad / scale) for grad in grads]
-                momentum, lr = torch.where(bad, 1, momentum), torch.where(bad, 0, lr)
             if group["adapt"]:
                 grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
                 weight_norms = torch.stack(torch._foreach_norm(params))
@@ -65,13 +55,9 @@ class LARS(Optimizer):
                 if not self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
             buffers = [self.state[p]["momentum"] for p in params]
-            torch._foreach_mul_(buffers, momentum)
-            if scale is None:
-                torch._foreach_add_(buffers, grads)
-                torch._foreach_add_(params, buffers, alpha=-lr)
-            else:
-                torch._foreach_add_(buffers, torch._foreach_mul(grads, torch.where(bad, 0.0, 1.0)))
-                torch._foreach_sub_(params, torch._foreach_mul(buffers, lr))
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, grads)
+            torch._foreach_add_(params, buffers, alpha=-group["lr"])
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
