@@ -20,20 +20,14 @@ import torch
 from byol import checkpoint
 from byol.augment import RECIPES, changed, two_views
 from byol.config import PretrainConfig, parse
-from byol.cuda_graph import has_room, record
+from byol.cuda_graph import record
 from byol.device import describe, keep_freed_memory, pick_amp, pick_device, set_deterministic
 from byol.encoder import AVGPOOL, Encoder, check_taps
 from byol.errors import Stopped, UserError, command, printable
 from byol.interrupt import Interrupt
 from byol.learner import BYOL
 from byol.loader import batches, put_on_device
-from byol.memory import (
-    MARGIN,
-    free_bytes,
-    gpu_memory_is_enough,
-    step_bytes_by_batch,
-    too_little,
-)
+from byol.memory import free_bytes
 from byol.metrics import progress, read_later, write_json
 from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.per_view import MOST_PIXELS
@@ -104,9 +98,6 @@ def main(argv: list[str] | None = None) -> None:
     piece = config.batch_size // config.accumulate
     one_pass = device.type == "cpu" and piece * view_size**2 <= MOST_PIXELS
     model = BYOL(encoder, config.hidden_dim, config.projection_dim, one_pass, taps)
-    estimate = step_bytes_by_batch(model, view_size, config.optimizer, amp, device)
-    memory = estimate(piece)
-    free = free_bytes(device) if device.type == "cuda" else 0
     model.to(device, memory_format=torch.channels_last)
     decay, peak_lr = config.decay, config.base_lr * config.batch_size / 256
     scaled = amp == torch.float16
@@ -122,16 +113,14 @@ def main(argv: list[str] | None = None) -> None:
     augment1, augment2 = two_views(recipe, view_size, config.mean, config.std, config.seed)
     on_device = config.photos_in == "device"
     if config.photos_in == "auto" and device.type == "cuda":
-        on_device = photos.images.nbytes + MARGIN * memory < free
+        on_device = 2 * photos.images.nbytes < free_bytes(device)
     images = put_on_device(photos.images, device) if on_device else photos.images
-    photo_bytes = images.nbytes if on_device else 0  # of the device's memory
 
     loss_weights = torch.tensor(weights, device=device) / config.accumulate
     plain = functools.partial(model.backward, weights=loss_weights, amp=amp, scale=scaler.scale)
     recorded = None
-    wanted = config.cuda_graph and device.type == "cuda"
     # a recording does not add to the gradients of other pieces
-    if wanted and config.accumulate == 1 and has_room(memory, free - photo_bytes):
+    if config.cuda_graph and device.type == "cuda" and config.accumulate == 1:
         recorded = record(model, piece, view_size, loss_weights, amp, scaler.scale)
     backward = recorded or plain
 
@@ -150,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
 
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     encoder_size = sum(p.numel() for p in model.encoder.parameters())
-    of_photos = f", {photo_bytes / 2**30:.1f} GiB for the photos" if on_device else ""
+    of_photos = f"; {images.nbytes / 2**30:.1f} GiB for the photos" if on_device else ""
     changes = "".join(
         f", {name.replace('_', ' ')} {settings[name]:g}"
         for name in ("crop_min", "jitter_strength", "grayscale", "solarize")
@@ -162,8 +151,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{len(split.test):,} in a test split, {len(photos.skipped):,} files skipped\n"
         f"model       {config.arch} ({config.stem} stem), {encoder_size / 1e6:.1f} M weights; "
         f"{trained / 1e6:.1f} M with the heads on {', '.join(model.outputs)}\n"
-        f"device      {describe(device, amp)}; about {memory / 2**30:.1f} GiB for a step"
-        f"{', recorded' if recorded else ''}{of_photos}\n"
+        f"device      {describe(device, amp)}{'; steps recorded' if recorded else ''}{of_photos}\n"
         f"views       {view_size} px, from {config.stored_side} px, recipe "
         f"{config.recipe}{changes}\n"
         f"schedule    {config.epochs} epochs x {steps_per_epoch} steps of {config.batch_size} "
@@ -201,9 +189,6 @@ def main(argv: list[str] | None = None) -> None:
         log.flush_to_disk()
         checkpoint.save_state(run_dir, content)
 
-    def too_large() -> str:
-        return too_little(config, estimate, free, photo_bytes, bool(recorded))
-
     # ---- the loop
     model.train()
     results, waiting = [], []
@@ -215,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         since -= state.get("seconds", 0)
     todo = range(first_step, total_steps)
     bar = progress(total_steps, "step", first_step)
-    with Interrupt() as stop, log, bar, gpu_memory_is_enough(too_large):
+    with Interrupt() as stop, log, bar:
         for step, chosen, stored in batches(
             images, rows, config.batch_size, config.seed, todo, device
         ):

@@ -140,7 +140,9 @@ class PretrainConfig(Shared):
     hidden_dim: int = option(4096, "hidden width of projector and predictor", low=1)
     projection_dim: int = option(256, "output width of projector and predictor", low=2)
     photos_in: str = option(
-        "auto", "memory for the packed photos; auto: a GPU's, where they fit", choices=PLACES
+        "auto",
+        "memory for the packed photos; auto: a GPU's, up to half of what is free",
+        choices=PLACES,
     )
     cuda_graph: bool = option(
         True, "on CUDA, where memory allows, record the networks' part of a step and replay it"

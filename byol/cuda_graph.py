@@ -14,16 +14,9 @@ from torch import Tensor
 
 from byol.errors import UserError, first_line, gpu_is_full
 from byol.learner import BYOL, left_as_it_was
+from byol.memory import free_bytes
 
 WARM_UP = 3  # plain passes before the recording: libraries choose and set up what they use
-
-
-def has_room(step: int, free: int) -> bool:
-    """Whether a recording fits into `free` bytes.
-
-    It keeps for itself what a step takes, at most `step` bytes; views are made beside it.
-    """
-    return 2 * step < free
 
 
 def record(
@@ -34,12 +27,16 @@ def record(
     amp: torch.dtype | None,
     scale: Callable[[Tensor], Tensor],
 ) -> RecordedBackward | None:
-    """A recording for views of that size; None, and a line on stderr, where the card is full.
+    """A recording for views of that size; None, and a line on stderr, where the card is too full.
 
-    Raises `UserError` where a step cannot be recorded at all.
+    It keeps for itself what it takes, and must leave as much free: views are made beside it. Raises
+    `UserError` where a step cannot be recorded at all.
     """
+    device = weights.device
+    torch.cuda.empty_cache()
+    free, before = free_bytes(device), torch.cuda.memory_reserved(device)
     try:
-        return RecordedBackward(model, (batch, 3, size, size), weights, amp, scale)
+        recorded = RecordedBackward(model, (batch, 3, size, size), weights, amp, scale)
     except RuntimeError as error:
         cause = error.__context__ or error  # of a recording that broke off
         if not (gpu_is_full(error) or gpu_is_full(cause)):
@@ -47,6 +44,13 @@ def record(
                 f"--cuda-graph: a step cannot be recorded ({first_line(cause)}); "
                 "give --no-cuda-graph"
             ) from None
+    else:
+        torch.cuda.empty_cache()  # of what the plain passes took
+        taken = torch.cuda.memory_reserved(device) - before
+        if 2 * taken <= free:
+            return recorded
+        del recorded
+        torch.cuda.empty_cache()
     print("no room on the GPU to record a step, so --cuda-graph is left out", file=sys.stderr)
     return None
 

@@ -82,7 +82,8 @@ def _sentence(error: Exception) -> str | None:
     if gpu_is_full(error):
         return (
             "the GPU has too little memory; end what else uses it, lower --batch-size (with "
-            "train_byol.py also --photos-in host or --accumulate 2), or give --device cpu"
+            "train_byol.py also --photos-in host, --no-cuda-graph or --accumulate 2), or give "
+            "--device cpu"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return (

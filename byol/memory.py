@@ -1,20 +1,16 @@
-"""How much memory a pretraining step will need, before it runs."""
+"""What a CUDA device has free; how much memory a step will need, for benchmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from byol import small_maps
-from byol.config import PretrainConfig
-from byol.errors import UserError, gpu_is_full
 from byol.learner import BYOL, left_as_it_was
-
-MARGIN = 1.25  # on the estimate, for what is not in it
 
 _OPTIMIZER_COPIES = {"lars": 1, "sgd": 1, "adamw": 2}
 
@@ -60,49 +56,6 @@ def step_bytes_by_batch(
         return states + views + arrays
 
     return estimate
-
-
-@contextmanager
-def gpu_memory_is_enough(otherwise: Callable[[], str]) -> Iterator[None]:
-    """Where it is not, a `UserError` with the sentence that `otherwise` gives."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not gpu_is_full(error):
-            raise
-        raise UserError(otherwise()) from None
-
-
-def too_little(
-    config: PretrainConfig, estimate: Callable[[int], int], free: int, photos: int, recorded: bool
-) -> str:
-    """A sentence for a GPU that ran out of memory: what was wanted, and what would fit.
-
-    `estimate` is of `step_bytes_by_batch`; `free` bytes were there before training, of which the
-    photos on the GPU took `photos`; `recorded` tells whether a CUDA graph keeps a step's memory.
-    """
-
-    def fits(pieces: int) -> bool:
-        return MARGIN * estimate(config.batch_size // pieces) <= free
-
-    host = "--photos-in host " if photos else ""
-    more = range(config.accumulate + 1, config.batch_size // 2 + 1)
-    pieces = next((n for n in more if config.batch_size % n == 0 and fits(n)), None)
-    if recorded:
-        advice = "give --no-cuda-graph, with --resume where a run was saved"
-    elif photos and fits(config.accumulate):
-        advice = "give --photos-in host"
-    elif pieces:  # another result, as BatchNorm sees one piece at a time
-        advice = f"start anew with {host}--accumulate {pieces}"
-    else:
-        advice = "start anew with a smaller --image-size, --batch-size or --arch"
-    wanted = estimate(config.batch_size // config.accumulate) + photos
-    return (
-        f"the GPU ran out of memory with --arch {config.arch}, --image-size {config.image_size} "
-        f"and --batch-size {config.batch_size} in pieces of "
-        f"{config.batch_size // config.accumulate}: "
-        f"about {wanted / 2**30:.1f} GiB were wanted, {free / 2**30:.1f} were free; {advice}"
-    )
 
 
 def free_bytes(device: torch.device) -> int:

@@ -11,7 +11,7 @@ import byol.optim
 import train_byol
 from byol import cuda_graph, small_maps
 from byol.compiled import compile_encoders
-from byol.cuda_graph import RecordedBackward, has_room, record
+from byol.cuda_graph import RecordedBackward, record
 from byol.encoder import Encoder
 from byol.errors import UserError
 from byol.learner import BYOL
@@ -180,9 +180,16 @@ def test_cuda_photos_on_the_card_or_the_host_give_the_same_loss(run):
     assert host[0] == pytest.approx(on_cpu[0], rel=1e-2)
 
 
-def test_a_step_is_recorded_where_there_is_room():
-    assert has_room(step=10, free=21)  # views are made beside it
-    assert not has_room(step=10, free=20)
+@pytest.mark.parametrize(("free", "kept"), [(20, True), (19, False)])
+def test_a_recording_leaves_as_much_free_as_it_takes(monkeypatch, capsys, free, kept):
+    reserved = iter([5, 15])  # before and after
+    monkeypatch.setattr(cuda_graph, "free_bytes", lambda _: free)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: next(reserved))
+    monkeypatch.setattr(cuda_graph, "RecordedBackward", lambda *_: "recorded")
+    got = record(None, 8, 32, torch.ones(1), None, None)
+    assert got == ("recorded" if kept else None)
+    told = "no room on the GPU to record a step" in capsys.readouterr().err
+    assert told != kept
 
 
 def broken_off(*_):
@@ -199,6 +206,7 @@ def full(*_):
 
 def test_a_step_that_cannot_be_recorded_is_one_sentence(monkeypatch, capsys):
     weights = torch.ones(1)
+    monkeypatch.setattr(cuda_graph, "free_bytes", lambda _: 0)
     monkeypatch.setattr(cuda_graph, "RecordedBackward", broken_off)
     told = "recorded (operation not permitted when stream is capturing); give --no-cuda-graph"
     with pytest.raises(UserError, match=re.escape(told)):
