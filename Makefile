@@ -1,11 +1,14 @@
-# make demo   the whole job on embedded data: pretrain, classify, plot (minutes on 2 CPU cores)
-# make test   lint and tests
+# make demo      the whole job on embedded data: pretrain, classify, plot (minutes on 2 CPU cores)
+# make test      lint and the quick tests
+# make hazards   kills, full disks, fuzz, bombs, pressure
+# make slow      what takes minutes
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := demo/runs
+PROCESSES := 2
 SHELL := /bin/sh
 
-.PHONY: demo test slow clean
+.PHONY: demo test hazards slow clean
 .DELETE_ON_ERROR:
 
 .venv/.installed: requirements.txt
@@ -24,10 +27,13 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(PROCESSES)
+
+hazards: .venv/.installed
+	$(BIN)/python -m pytest -q -n $(PROCESSES) -m "hazard and not slow"
 
 slow: .venv/.installed
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n $(PROCESSES) -m slow
 
 clean:
 	rm -rf demo .pytest_cache .ruff_cache

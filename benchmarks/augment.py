@@ -1,23 +1,23 @@
 """How fast are the random views? Prints one JSON line.
 
-    python benchmarks/augment.py --image-size 150 --store-size 180 --batch 64
+    python -m benchmarks.augment --image-size 150 --store-size 180 --batch 64
 
-Times both views of a recipe as `byol.augment` makes them; as torchvision's transforms make them
-from one PIL image after another; and as those do with PIL's own blur (three box blurs) in place of
+Times both views of a recipe as `byol.views` makes them; as torchvision's transforms make them from
+one PIL image after another; and as those do with PIL's own blur (three box blurs) in place of
 torchvision's. They take turns (A B C A B C ...) and medians are reported. The PIL rows use one
 core, so compare at `--threads 1`. The images are smooth noise, or the photos of `--data`.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
-import platform
 import random
+import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from statistics import median
 
 import numpy as np
 import PIL
@@ -26,30 +26,36 @@ import torchvision
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from byol.augment import RECIPES, SIGMA, View, two_views
-from byol.errors import command
+from benchmarks.common import now, versions
+from byol.command_line import command
+from byol.config import PretrainConfig
+from byol.hardware.batches import Batch
+from byol.hardware.device import pick_device
+from byol.views.augment import TwoViews
+from byol.views.draws import SIGMA
+from byol.views.recipes import RECIPES, View
+from data import open_photos
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = PretrainConfig().mean, PretrainConfig().std
 
 
 def pil_blur(sigma: tuple[float, float]) -> Callable[[Image.Image], Image.Image]:
-    """PIL's Gaussian blur with a random sigma."""
+    """Build PIL's Gaussian blur with a random sigma."""
     return lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(*sigma)))
 
 
-def pil_view(view: View, size: int, own_blur: bool) -> transforms.Compose:
-    """The same row of the recipe as torchvision's transforms, on a PIL image."""
+def pil_view(view: View, side: int, blur_by_pil: bool) -> transforms.Compose:
+    """Build the same row of the recipe out of torchvision's transforms, for a PIL image."""
     jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
-    sigma = tuple(limit * size / 224 for limit in SIGMA)
-    if own_blur:
+    sigma = tuple(limit * side / 224 for limit in SIGMA)
+    if blur_by_pil:
         blur = pil_blur(sigma)
     else:
-        blur = transforms.GaussianBlur(size // 10 // 2 * 2 + 1, sigma)
+        blur = transforms.GaussianBlur(side // 10 // 2 * 2 + 1, sigma)
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(
-                size, view.crop_scale, view.crop_ratio, transforms.InterpolationMode.BICUBIC
+                side, view.crop_scale, view.crop_ratio, transforms.InterpolationMode.BICUBIC
             ),
             transforms.RandomHorizontalFlip(view.flip),
             transforms.RandomApply([jitter], view.jitter),
@@ -62,20 +68,18 @@ def pil_view(view: View, size: int, own_blur: bool) -> transforms.Compose:
     )
 
 
-def noise(count: int, size: int) -> tuple[torch.Tensor, np.ndarray]:
-    """Smooth random images (count, 3, size, size) uint8, and their sizes."""
+def make_noise(count: int, side: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Make smooth random images (count, 3, side, side) uint8, and their sizes."""
     coarse = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    images = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
-    return images.clamp(0, 1).mul(255).to(torch.uint8), np.full((count, 2), size)
+    images = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic")
+    return images.clamp(0, 1).mul(255).to(torch.uint8), np.full((count, 2), side)
 
 
-def photos(name: str, count: int, size: int) -> tuple[torch.Tensor, np.ndarray]:
-    """The first photos of a data set, as its store holds them."""
-    from data import open_photos
-
-    store = open_photos(name, size)
-    indices = np.arange(count) % len(store.images)
-    return torch.as_tensor(store.images[indices]), np.asarray(store.sizes)[indices]
+def read_photos(data: str, count: int, side: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Read the first photos of a data set, as they are packed, and their sizes."""
+    photos = open_photos(data, side)
+    rows = np.arange(count) % len(photos.images)
+    return torch.as_tensor(photos.images[rows]), np.asarray(photos.sizes)[rows]
 
 
 @command
@@ -86,64 +90,60 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--recipe", choices=RECIPES, default="photos")
-    parser.add_argument("--data", help="a data set to take photos from; default: synthetic images")
-    parser.add_argument("--threads", type=int, default=1, help="that byol.augment may use")
-    parser.add_argument("--device", default="cpu", help="where byol.augment works")
-    options = parser.parse_args(argv)
+    parser.add_argument("--data", help="a data set to take photos from; default: noise")
+    parser.add_argument("--threads", type=int, default=1, help="that byol.views may use")
+    parser.add_argument("--device", default="cpu", help="where byol.views works")
+    args = parser.parse_args(argv)
 
     torch.manual_seed(0)
-    size, batch = options.image_size, options.batch
-    if options.data:
-        images, sizes = photos(options.data, batch, options.store_size)
+    device = pick_device(args.device)
+    side, count = args.image_size, args.batch
+    if args.data:
+        images, sizes = read_photos(args.data, count, args.store_size)
     else:
-        images, sizes = noise(batch, options.store_size)
-    indices = np.arange(batch)
-    ours = two_views(RECIPES[options.recipe], size, MEAN, STD, seed=0)
+        images, sizes = make_noise(count, args.store_size)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    images = images.to(options.device)
+    batch = Batch(images.to(device), sizes, np.arange(count))
+    two_views = TwoViews(RECIPES[args.recipe], side, MEAN, STD, seed=0)
 
     def run_ours(step: int) -> None:
-        torch.set_num_threads(options.threads)
-        for view in ours:
-            view(images, sizes, indices, step)
-        if images.is_cuda:
-            torch.cuda.synchronize()
+        torch.set_num_threads(args.threads)
+        two_views(batch, step)
+        now(device)  # waits
 
-    def run_pil(transform: list[transforms.Compose], _step: int) -> None:
+    def run_pil(views: list[transforms.Compose], _step: int) -> None:
         torch.set_num_threads(1)
-        for view in transform:
+        for view in views:
             torch.stack([view(picture) for picture in pictures])
 
-    runs = {"views_per_second": run_ours}
-    for name, own_blur in (("pil", False), ("pil_own_blur", True)):
-        pair = [pil_view(view, size, own_blur) for view in RECIPES[options.recipe]]
-        runs[f"views_per_second_{name}"] = partial(run_pil, pair)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for step in range(options.rounds + 1):
-        for name, run in runs.items():
+    contestants = {"views_per_second": run_ours}
+    for name, blur_by_pil in (("pil", False), ("pil_own_blur", True)):
+        views = [pil_view(view, side, blur_by_pil) for view in RECIPES[args.recipe]]
+        contestants[f"views_per_second_{name}"] = partial(run_pil, views)
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for step in range(args.rounds + 1):
+        for name, make_views in contestants.items():
             begin = time.perf_counter()
-            run(step)
+            make_views(step)
             if step:  # the first round warms up
                 seconds[name].append(time.perf_counter() - begin)
-    rates = {name: 2 * batch / median(times) for name, times in seconds.items()}
-    ours_rate, *pil_rates = rates.values()
+    rates = {name: 2 * count / statistics.median(times) for name, times in seconds.items()}
+    our_rate, *pil_rates = rates.values()
     result = {
         **{name: round(rate, 1) for name, rate in rates.items()},
-        "ratio_to_pil": round(ours_rate / pil_rates[0], 2),
-        "ratio_to_pil_own_blur": round(ours_rate / pil_rates[1], 2),
-        "recipe": options.recipe,
-        "data": options.data or "synthetic",
-        "image_size": size,
-        "store_size": options.store_size,
-        "batch": batch,
-        "rounds": options.rounds,
-        "threads": options.threads,
-        "device": torch.cuda.get_device_name() if images.is_cuda else "cpu",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "ratio_to_pil": round(our_rate / pil_rates[0], 2),
+        "ratio_to_pil_own_blur": round(our_rate / pil_rates[1], 2),
+        "recipe": args.recipe,
+        "data": args.data or "noise",
+        "image_size": side,
+        "store_size": args.store_size,
+        "batch": count,
+        "rounds": args.rounds,
+        "threads": args.threads,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torchvision": torchvision.__version__,
         "pillow": PIL.__version__,
-        "numpy": np.__version__,
+        **versions(),
     }
     print(json.dumps(result))
 

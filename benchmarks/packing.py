@@ -1,12 +1,12 @@
 """How many full-size photos are packed per second? Prints one JSON line.
 
-    python benchmarks/packing.py --data cats_vs_dogs.zip
+    python -m benchmarks.packing --data cats_vs_dogs.zip
 
 Makes a temporary folder of --count JPEG files of 500 x 375 pixels at quality 90 out of the photos
-of --data (again from the first, where it has fewer). They are squashed to 500 x 500 and then to
+of --data (again from the first, if it has fewer). They are squashed to 500 x 500 and then to
 500 x 375, both bicubic: small photos are enlarged, which leaves them smoother and their files
-smaller than a camera's, and a little quicker to decode; the line tells the bytes per file. The
-folder is then packed by `open_photos` into an empty cache, --rounds times; the median is reported.
+smaller than a camera's, and a little quicker to decode; the line tells the bytes per file. Then
+`open_photos` packs the folder into an empty cache, --rounds times; the median is reported.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from common import versions
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from byol.errors import command
+from benchmarks.common import versions
+from byol.command_line import command
 from data import open_photos
 from data.decode import BadImage
 from data.sources import find_source
@@ -35,12 +34,12 @@ from data.sources import find_source
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 
 
-def write_photos(source: str, count: int, folder: Path) -> int:
-    """Write `count` JPEG files into `folder`. Returns their bytes, all together."""
+def write_photos(data: str, count: int, folder: Path) -> int:
+    """Write `count` JPEG files into `folder`. Returns the sum of their bytes."""
     written = total = 0
     while written < count:
         before = written
-        for item in itertools.islice(find_source(source).items(), count):
+        for item in itertools.islice(find_source(data).items(), count):
             if written == count:
                 break
             try:
@@ -54,13 +53,13 @@ def write_photos(source: str, count: int, folder: Path) -> int:
             total += path.stat().st_size
             written += 1
         if written == before:
-            raise SystemExit(f"--data {source} holds no photo that can be used")
+            raise SystemExit(f"--data {data} holds no photo that can be used")
     return total
 
 
-def seconds_to_pack(photos: Path, store_size: int, place: str | None) -> float:
-    """Seconds of the first opening, with an empty cache."""
-    with tempfile.TemporaryDirectory(dir=place) as cache:
+def seconds_to_pack(photos: Path, store_size: int, scratch: str | None) -> float:
+    """Time the first opening, with an empty cache below `scratch`."""
+    with tempfile.TemporaryDirectory(dir=scratch) as cache:
         os.environ["BYOL_CACHE"] = cache
         start = time.perf_counter()
         open_photos(str(photos), store_size, progress=False)
@@ -77,15 +76,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folder", help="for what is written meanwhile; default: the system's")
     args = parser.parse_args(argv)
 
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        size = write_photos(args.data, args.count, Path(name))
-        rounds = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        size = write_photos(args.data, args.count, Path(folder))
+        speeds = []
         for _ in range(args.rounds):
-            rounds.append(args.count / seconds_to_pack(Path(name), args.store_size, args.folder))
-            print(f"{rounds[-1]:.0f} photos/s", file=sys.stderr)
-    about = {
-        "photos_per_second": round(statistics.median(rounds), 1),
-        "each_round": [round(value, 1) for value in rounds],
+            seconds = seconds_to_pack(Path(folder), args.store_size, args.folder)
+            speeds.append(args.count / seconds)
+            print(f"{speeds[-1]:.0f} photos/s", file=sys.stderr)
+    result = {
+        "photos_per_second": round(statistics.median(speeds), 1),
+        "each_round": [round(speed, 1) for speed in speeds],
         "count": args.count,
         "pixels": [WIDTH, HEIGHT],
         "bytes_per_file": round(size / args.count),
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
         "pillow": PIL.__version__,
         **versions(),
     }
-    print(json.dumps(about))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

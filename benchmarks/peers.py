@@ -1,19 +1,19 @@
 """This project against lightly and byol-pytorch: the same photos, model, batch and image size.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/peers.py --data cats_vs_dogs.zip --image-size 64 --batch-size 128
+    python -m benchmarks.peers --data cats_vs_dogs.zip --image-size 64 --batch-size 128
 
-Whole training loops, each turn in a process of its own, in turn (A B C A B C ...). lightly runs as
-its own example does: its transforms, heads, momentum update, SGD, DataLoader workers. byol-pytorch
-runs as its README shows it: its own augmentations and Adam; the README leaves reading photos to the
-user, so it gets a DataLoader that decodes and resizes. Both run as shipped (float32), and once more
-with the autocast and channels_last memory that this project uses. This project is train_byol.py.
+Runs entire training loops, each turn in a process of its own, in turn (A B C A B C ...). lightly
+runs as its own example does: its transforms, heads, momentum update, SGD, DataLoader workers.
+byol-pytorch runs as its README shows it: its own augmentations and Adam; the README leaves reading
+photos to the user, so it gets a DataLoader that decodes and resizes. Both run as shipped (float32),
+and once more with the autocast and channels_last memory that this project uses. This project runs
+train_byol.py with the paper's views, one loss and SGD.
 
-A turn is `--steps` steps after `--warmup` ones, timed from end to end; reading photos is part of it
-(this project decodes them once, in a pack made before its first step, which is not in its figure;
-nor is their way onto a GPU, where they fit there).
-Prints one JSON line: images/s of each (medians over the turns) and how many times as fast this
-project is.
+A turn is `--steps` steps after `--warmup` ones, timed from end to end, with the reading of the
+photos. (This project decodes them once, in a pack made before its first step, which is not in its
+figure; nor is their way onto a GPU, if they fit there.) Prints one JSON line: images/s of each
+(medians over the turns) and how many times as fast this project is.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from pathlib import Path
 
 import torch
 import torchvision
-from common import ROOT, now, versions
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from byol.device import autocast, describe, pick_amp, pick_device
-from byol.errors import command
+from benchmarks.common import ROOT, now, versions
+from byol.command_line import command
+from byol.hardware.device import autocast, describe, pick_amp, pick_device
+from byol.run.log import read_jsonl
 
 CONTESTANTS = ("byol", "lightly", "byol-pytorch", "lightly-fast", "byol-pytorch-fast")
 
@@ -55,28 +55,29 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--one", choices=CONTESTANTS, help="one turn of one of them")
+    parser.add_argument("--one", choices=CONTESTANTS, help="take one turn of one of them")
     args = parser.parse_args(argv)
     if args.one:
-        print(json.dumps(turn(args)))
+        print(json.dumps(take_turn(args)))
         return
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["BYOL_CACHE"] = f"{scratch}/packed"
         ahead = 2 * args.workers  # batches: a DataLoader still reads ahead when the clock stops
         photos = (args.warmup + args.steps + ahead) * args.batch_size
-        folder = unpacked(Path(args.data), photos, Path(scratch) / "photos")
+        folder = unpack(Path(args.data), photos, Path(scratch) / "photos")
         speeds: dict[str, list[float]] = defaultdict(list)
-        for number in range(args.rounds):
+        for round_index in range(args.rounds):
             for name in CONTESTANTS:
-                passed = {**vars(args), "data": folder, "one": name}
+                passed = {**vars(args), "data": folder.resolve(), "one": name}
                 flags = [f"--{key.replace('_', '-')}={value}" for key, value in passed.items()]
-                command = [sys.executable, __file__, *flags]
-                done = subprocess.run(command, capture_output=True, text=True)
+                command = [sys.executable, "-m", "benchmarks.peers", *flags]
+                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
                 if done.returncode:
                     sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
                 speeds[name].append(json.loads(done.stdout.splitlines()[-1]))
-                print(f"round {number} {name} {speeds[name][-1]:.1f}", file=sys.stderr, flush=True)
+                said = f"round {round_index} {name} {speeds[name][-1]:.1f}"
+                print(said, file=sys.stderr, flush=True)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     device = pick_device(args.device)
     result = {
@@ -90,63 +91,68 @@ def main(argv: list[str] | None = None) -> None:
     print(json.dumps(result))
 
 
-def unpacked(source: Path, count: int, folder: Path) -> Path:
-    """A folder of `count` JPEG files in class folders: `source` itself, or out of its archive."""
-    if source.is_dir():
-        return source
-    if not zipfile.is_zipfile(source):
-        sys.exit(f"--data {source}: give a .zip, or a folder of class folders")
-    with zipfile.ZipFile(source) as archive:
+def unpack(data: Path, count: int, folder: Path) -> Path:
+    """Write `count` JPEG files of the archive `data` into class folders in `folder`.
+
+    Returns the folder of the files: if `data` is one already, nothing is written.
+    """
+    if data.is_dir():
+        return data
+    if not zipfile.is_zipfile(data):
+        sys.exit(f"--data {data}: give a .zip, or a folder of class folders")
+    with zipfile.ZipFile(data) as archive:
         files = [f for f in archive.infolist() if f.filename.lower().endswith(".jpg")]
         files = [f for f in files if f.file_size]  # some of Cats-vs-Dogs are empty
         if len(files) < count:
-            sys.exit(f"--data {source}: {len(files):,} photos, and {count:,} are needed")
-        for number in range(count):
-            file = files[number * len(files) // count]
-            target = folder / Path(file.filename).parent.name / f"{number}.jpg"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(archive.read(file))
+            sys.exit(f"--data {data}: {len(files):,} photos, and {count:,} are needed")
+        for index in range(count):
+            file = files[index * len(files) // count]
+            path = folder / Path(file.filename).parent.name / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(file))
     return folder
 
 
-def turn(args: argparse.Namespace) -> float:
-    """Images/s of one contestant."""
+def take_turn(args: argparse.Namespace) -> float:
+    """Run one contestant: its images/s."""
     if args.one == "byol":
-        return this_project(args)
+        return run_train_byol(args)
     torch.manual_seed(0)
     device = pick_device(args.device)
     amp = pick_amp("auto", device) if args.one.endswith("-fast") else None
     make = lightly if args.one.startswith("lightly") else byol_pytorch
     loader, step = make(args, device, amp)
     endless = cycle(loader)
-    for number in range(args.warmup + args.steps):
-        if number == args.warmup:
+    for step_index in range(args.warmup + args.steps):
+        if step_index == args.warmup:
             begin = now(device)
         step(next(endless))
     return args.steps * args.batch_size / (now(device) - begin)
 
 
 def cycle(loader) -> Iterator:
+    """Yield the batches of a loader, again and again."""
     while True:
         yield from loader
 
 
-def this_project(args: argparse.Namespace) -> float:
-    """train_byol.py on the same photos; its own clock leaves out saving, one time an epoch."""
+def run_train_byol(args: argparse.Namespace) -> float:
+    """Run train_byol.py on the same photos: its images/s. Its clock leaves saving out."""
     with tempfile.TemporaryDirectory() as folder:
-        steps = args.warmup + args.steps
-        flags = f"--image-size {args.image_size} --batch-size {args.batch_size} --labels 0"
-        flags += f" --hidden-dim {args.hidden_dim} --optimizer sgd --device {args.device}"
-        flags += f" --epochs 1 --log-every 1 --run-dir {folder}/run --out {folder}/byol.pt"
+        flags = f"--optimizer sgd --image-size {args.image_size} --view-size {args.image_size}"
+        flags += f" --batch-size {args.batch_size} --hidden-dim {args.hidden_dim} --labels 0"
+        flags += f" --epochs 1 --log-every 1 --device {args.device}"
         command = [sys.executable, str(ROOT / "train_byol.py"), "--data", args.data]
-        command += ["--config", os.devnull]  # the paper's views and loss, no file in configs/
-        subprocess.run([*command, *flags.split()], check=True, stdout=subprocess.DEVNULL)
-        lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
-    speeds = [json.loads(line)["images_per_second"] for line in lines[args.warmup : steps]]
-    return len(speeds) / sum(1 / speed for speed in speeds)
+        command += ["--config", str(ROOT / "configs" / "paper.toml"), *flags.split()]
+        command += ["--run-dir", f"{folder}/run", "--out", f"{folder}/byol.pt"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        lines = read_jsonl(f"{folder}/run/metrics.jsonl")
+    timed = lines[args.warmup : args.warmup + args.steps]
+    return len(timed) / sum(1 / line["images_per_second"] for line in timed)
 
 
 def loader_of(args: argparse.Namespace, transform: Callable) -> torch.utils.data.DataLoader:
+    """Build the DataLoader of a peer."""
     photos = torchvision.datasets.ImageFolder(args.data, transform)
     return torch.utils.data.DataLoader(
         photos,
@@ -159,13 +165,13 @@ def loader_of(args: argparse.Namespace, transform: Callable) -> torch.utils.data
 
 
 def lightly(args: argparse.Namespace, device: torch.device, amp: torch.dtype | None):
-    """lightly's BYOL for PyTorch: two networks, one view at a time, momentum update first."""
+    """Build lightly's BYOL: two networks, one view at a time, momentum update first."""
     transform, _, _, step = lightly_learner(args.image_size, args.hidden_dim, device, amp)
     return loader_of(args, transform), step
 
 
 def lightly_learner(size: int, hidden: int, device: torch.device, amp: torch.dtype | None):
-    """Its transform for views of `size` px, its networks, its optimizer and its step.
+    """Build lightly's transform for views of `size` px, its networks, optimizer and step.
 
     The networks are the children online, target and predict of one module; online[0] is the
     backbone, a Sequential of the children of torchvision's ResNet-18.
@@ -207,7 +213,7 @@ def lightly_learner(size: int, hidden: int, device: torch.device, amp: torch.dty
 
 
 def byol_pytorch(args: argparse.Namespace, device: torch.device, amp: torch.dtype | None):
-    """byol-pytorch's learner around a torchvision ResNet, with Adam, as in its README."""
+    """Build byol-pytorch's learner around a torchvision ResNet, with Adam, as in its README."""
     import byol_pytorch as package
 
     transform = torchvision.transforms.Compose(

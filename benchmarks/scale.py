@@ -1,12 +1,13 @@
 """Do opening a packed set and the memory of training stay the same as the photos grow?
 
-    python benchmarks/scale.py --counts 25000 500000
+    python -m benchmarks.scale --counts 25000 500000
 
-For each count a tar of as many tiny JPEG files (one picture under many names, in two class folders)
-is packed in a temporary folder. A fresh process then opens the pack again and draws a split, each
-several times (medians), and another one trains with train_byol.py, whose memory is looked at until
-it has logged some steps. Memory is what the process has for itself (RssAnon); pages of the mapped
-photos (RssFile) are the system's to take back. Prints one JSON line; progress goes to stderr.
+For each count, packs a tar of as many tiny JPEG files (one picture under many names, in two class
+folders) in a temporary folder. A fresh process then opens the pack again and draws a split, each
+several times (medians). Another one trains with train_byol.py, and its memory is read until it has
+logged some steps. Memory is what the process has for itself (RssAnon); pages of the mapped photos
+(RssFile) are the system's to take back. Prints one JSON line; progress goes to stderr.
+
 500,000 photos take about 4 GB on the disk meanwhile. On cores that others use as well,
 OMP_NUM_THREADS=1 in front keeps the steps short.
 """
@@ -31,43 +32,42 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import ROOT, versions
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from byol.errors import command
+from benchmarks.common import ROOT, versions
+from byol.command_line import command
 from data import make_split, open_photos
 
 LABELS = 250
 TRAINING = (
-    f"--config configs/cifar10_cpu.toml --image-size 32 --batch-size 128 --hidden-dim 256 "
-    f"--epochs 1 --labels {LABELS} --log-every 1"
+    "--config configs/paper.toml --recipe small --optimizer sgd --image-size 32 --batch-size 128 "
+    f"--hidden-dim 256 --epochs 1 --labels {LABELS} --log-every 1"
 )
 
 
 def write_tar(path: Path, count: int, side: int) -> None:
-    """A tar of `count` JPEG files, half of them below a/, half below b/."""
+    """Write a tar of `count` JPEG files, half of them below a/, half below b/."""
     pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(stream, "JPEG")
     blob = stream.getvalue()
     with tarfile.open(path, "w") as archive:
-        for number in range(count):
-            info = tarfile.TarInfo(f"photos/{'ab'[number % 2]}/{number:07}.jpg")
+        for index in range(count):
+            info = tarfile.TarInfo(f"photos/{'ab'[index % 2]}/{index:07}.jpg")
             info.size = len(blob)
             archive.addfile(info, io.BytesIO(blob))
             archive.members.clear()  # it keeps the headers of all
 
 
 def pack(path: str, store_size: int) -> float:
-    """Seconds that the first opening takes."""
+    """Time the first opening, in seconds."""
     start = time.perf_counter()
     open_photos(path, store_size)
     return time.perf_counter() - start
 
 
 def open_and_split(path: str, store_size: int, rounds: int) -> tuple[float, float]:
-    """Seconds to open a pack, and to draw a split of it."""
+    """Time to open a pack, and to draw a split of it, in seconds."""
     opening, splitting = [], []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -80,13 +80,16 @@ def open_and_split(path: str, store_size: int, rounds: int) -> tuple[float, floa
 
 
 def in_fresh_process(function: Callable, *args):
-    """What the function returns in a process of its own."""
+    """Call the function in a process of its own, and return what it returns."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
 def memory_of_training(path: str, store_size: int, steps: int, folder: Path) -> dict[str, float]:
-    """GiB of train_byol.py until it has logged `steps` steps: the peak, and what was last."""
+    """Read the memory of train_byol.py, in GiB, until it has logged `steps` steps.
+
+    That is its peak, and what was last.
+    """
     run, said = folder / "run", folder / "training.txt"
     metrics = run / "metrics.jsonl"
     command = [sys.executable, "train_byol.py", *TRAINING.split(), "--data", path]
@@ -113,10 +116,10 @@ def memory_of_training(path: str, store_size: int, steps: int, folder: Path) -> 
     return {name: round(value / 2**20, 3) for name, value in kib.items()}
 
 
-def measure(count: int, store_size: int, steps: int, rounds: int, place: str | None) -> dict:
-    """All figures of one count. What was written for it is removed."""
-    with tempfile.TemporaryDirectory(dir=place) as name:
-        folder = Path(name)
+def measure(count: int, store_size: int, steps: int, rounds: int, scratch: str | None) -> dict:
+    """Measure all figures of one count. What was written for it below `scratch` is removed."""
+    with tempfile.TemporaryDirectory(dir=scratch) as created:
+        folder = Path(created)
         os.environ["BYOL_CACHE"] = str(folder / "cache")  # of the processes below
         path = folder / "photos.tar"
         print(f"{count:,} photos: writing {path}", file=sys.stderr)
@@ -148,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
         measure(count, args.store_size, args.steps, args.rounds, args.folder)
         for count in args.counts
     ]
-    about = {
+    result = {
         "sizes": sizes,
         "store_size": args.store_size,
         "labels": LABELS,
@@ -158,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
         "threads": torch.get_num_threads(),
         **versions(),
     }
-    print(json.dumps(about))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """BYOL (Bootstrap Your Own Latent, arXiv 2006.07733): the method and what it needs.
 
-Start with `byol/learner.py`, which holds the method; `train_byol.py` holds the loop.
+Start with `byol/method.py`, which holds the method; `train_byol.py` holds the loop. What is in the
+other files: the tree in README.md.
 """

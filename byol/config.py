@@ -1,54 +1,73 @@
-"""Settings: dataclass defaults < a TOML file < flags. Each field is a key and a flag.
+"""Every setting: its default, its limits, its help line. The defaults are the shipped recipe.
 
-A TOML file holds differences only. Keys at its top are read by every script that has them;
-`[pretrain]` and `[classifier]` hold what belongs to one script. A flag for another optimizer than
-that of the file brings its own default rate and weight decay, one for another recipe takes that as
-it is, and one for another image size has all views of that size.
+A field of a class is a key of a TOML file and a flag of the script. What a class below says is
+what `python train_byol.py` and `python train_classifier.py` do without any flag: Cats-vs-Dogs at
+150 pixels on a GPU. The files in configs/ hold differences from it; `configs/paper.toml` has the
+paper's settings. Why the recipe is as it is: docs/recipe.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
 import math
-import tomllib
 import types
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from byol.augment import RECIPES
-from byol.encoder import ARCHITECTURES, STEMS
-from byol.errors import UserError
+from byol.encoder import ARCHITECTURES, AVGPOOL, STEMS
+from byol.errors import UserError, nearest
 from byol.optim import DEFAULTS as OPTIMIZERS
+from byol.schedules import Schedule
+from byol.views.recipes import RECIPES, View, adjust_recipe
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MAX_SEED = 2**63 - 1
 AMP = ("auto", "bf16", "fp16", "off")
 LOSSES = ("classic", "multi")
-BELONGING = {  # a flag for another one than the file's leaves out what the file says of these
-    "optimizer": ("lr", "weight_decay"),
-    "image_size": ("view_size",),
-    "recipe": ("crop_min", "jitter_strength", "grayscale", "solarize"),
-}
 PLACES = ("auto", "host", "device")
-FEATURES = ("avgpool", "combined")
+REPRESENTATIONS = (AVGPOOL, "combined")
+GROUPS = {  # of `--help`
+    "data": "which photos, and which of them are labelled",
+    "views": "what the network sees of a photo",
+    "method": "networks and losses",
+    "schedule": "how long, in which steps, at which rate",
+    "hardware": "where and how it is computed; results agree up to rounding",
+    "saving": "files and folders, stopping and going on",
+}
+# If one of these is set, the defaults of what belongs to it no longer fit. They become these.
+BELONGING = {
+    "optimizer": {"lr": None, "weight_decay": None},  # the optimizer's own
+    "image_size": {"view_size": None},  # the image size
+    "recipe": {"crop_min": None, "jitter_strength": 1.0, "grayscale": None, "solarize": None},
+}
+# Settings of earlier versions, for the files that hold them: what they are called now, or that they
+# are gone.
+RENAMED = {
+    "first_size": "view_size",
+    "taps": "inner_blocks",
+    "tap_grid": "inner_grids",
+    "features": "representation",
+}
+GONE = ("compile", "first_epochs")
+MAY_DIFFER_ON_RESUME = {
+    *("device", "amp", "deterministic", "cuda_graph", "photos_in"),
+    *("log_every", "save_every", "save_within", "run_dir", "out", "resume", "overwrite"),
+}
 
 
-def option(default, help: str, *, choices=None, low=None, high=None, none="none"):
-    """A dataclass field with its help line and its limits (inclusive), also of a list's items.
+def option(default, group: str, help: str, *, choices=None, low=None, high=None, none="none"):
+    """Make a dataclass field with its group, help line and limits (inclusive; of a list's items).
 
-    `none` is the word that stands for None, where the field may be None.
+    `none` is the word that stands for None, if the field may be None.
     """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "none": none}
+    metadata = {"group": group, "help": help, "choices": choices}
+    metadata |= {"low": low, "high": high, "none": none}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 def _each_default(which: int) -> str:
-    """The base rate (0) or the weight decay (1) of each optimizer."""
+    """List the base rate (0) or the weight decay (1) of each optimizer."""
     return ", ".join(f"{name} {values[which]:g}" for name, values in OPTIMIZERS.items())
 
 
@@ -56,47 +75,63 @@ def _each_default(which: int) -> str:
 class Shared:
     """What both training scripts need to agree on."""
 
-    data: str = option("cats-vs-dogs", "cats-vs-dogs, cifar10, cartoons, a folder or an archive")
-    image_size: int = option(150, "side of the network's input in pixels", low=8, high=1024)
-    store_size: int | None = option(
-        None, "side of the stored photos (default: 1.2 x image size)", low=8, high=2048
+    data: str = option(
+        "cats-vs-dogs", "data", "cats-vs-dogs, cifar10, cartoons, a folder or an archive"
     )
     labels: int | None = option(
-        250, "labelled images, balanced over the classes, or all", low=0, none="all"
+        250, "data", "labelled images, balanced over the classes, or all", low=0, none="all"
     )
-    holdout: int = option(0, "images that neither script ever trains on", low=0)
-    split_seed: int = option(0, "which images are labelled and held out", low=0, high=MAX_SEED)
-    arch: str = option("resnet18", "encoder", choices=tuple(ARCHITECTURES))
-    stem: str = option("imagenet", "first layers of the encoder", choices=STEMS)
-    taps: list[str] = option(
-        ["layer3.0", "layer2.0"], "inner blocks, for --losses multi and --features combined"
+    holdout: int = option(0, "data", "images that neither script ever trains on", low=0)
+    split_seed: int = option(
+        0, "data", "which images are labelled and held out", low=0, high=MAX_SEED
     )
-    tap_grid: list[int] = option(
-        [2, 4], "side of the grid that the map of each tap is averaged to", low=1
+    image_size: int = option(
+        150, "views", "side in pixels of the images that a classifier sees", low=8, high=1024
     )
-    mean: list[float] = option([0.485, 0.456, 0.406], "normalisation: mean of R, G, B in 0..1")
-    std: list[float] = option([0.229, 0.224, 0.225], "normalisation: deviation of R, G, B")
-    seed: int = option(0, "weights, order of images and augmentations", low=0, high=MAX_SEED)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    amp: str = option("auto", "mixed precision", choices=AMP)
-    deterministic: bool = option(False, "have CUDA repeat a run to the bit, which is slower")
+    store_size: int | None = option(
+        None, "views", "side of the stored photos (default: 1.2 x image size)", low=8, high=2048
+    )
+    mean: list[float] = option(
+        [0.485, 0.456, 0.406], "views", "normalisation: mean of R, G, B in 0..1"
+    )
+    std: list[float] = option([0.229, 0.224, 0.225], "views", "normalisation: deviation of R, G, B")
+    arch: str = option("resnet18", "method", "encoder", choices=tuple(ARCHITECTURES))
+    stem: str = option("imagenet", "method", "first layers of the encoder", choices=STEMS)
+    inner_blocks: list[str] = option(
+        ["layer3.0", "layer2.0"],
+        "method",
+        "inner blocks, for --losses multi and --representation combined",
+    )
+    inner_grids: list[int] = option(
+        [2, 4], "method", "side of the grid that the map of each block is averaged to", low=1
+    )
+    seed: int = option(
+        0, "schedule", "weights, order of images and augmentations", low=0, high=MAX_SEED
+    )
+    device: str = option("auto", "hardware", "auto, cpu, cuda or cuda:N")
+    amp: str = option("auto", "hardware", "mixed precision", choices=AMP)
+    deterministic: bool = option(
+        False, "hardware", "make CUDA repeat a run to the bit, which is slower"
+    )
 
     @property
     def stored_side(self) -> int:
-        """Side of the stored photos: `store_size`, else 1.2 x image size up to a multiple of 4."""
+        """`store_size`, else 1.2 x image size up to a multiple of 4: side of the stored photos."""
         return self.store_size or -(-self.image_size * 12 // 40) * 4
 
     @property
-    def grids(self) -> dict[str, int]:
-        """The grid of each tap. Raises `UserError` where taps and grids do not pair up."""
-        if not self.taps or len(set(self.taps)) < len(self.taps):
-            raise UserError(f"taps {' '.join(self.taps)}: name one block or more, each once")
-        if len(self.taps) != len(self.tap_grid):
+    def block_grids(self) -> dict[str, int]:
+        """The grid of each inner block. Raises `UserError` if blocks and grids do not pair up."""
+        if not self.inner_blocks or len(set(self.inner_blocks)) < len(self.inner_blocks):
             raise UserError(
-                f"tap_grid {' '.join(map(str, self.tap_grid))}: give one number for each of the "
-                f"taps {' '.join(self.taps)}"
+                f"inner_blocks {' '.join(self.inner_blocks)}: name one block or more, each once"
             )
-        return dict(zip(self.taps, self.tap_grid, strict=True))
+        if len(self.inner_blocks) != len(self.inner_grids):
+            raise UserError(
+                f"inner_grids {' '.join(map(str, self.inner_grids))}: give one number for each of "
+                f"the inner_blocks {' '.join(self.inner_blocks)}"
+            )
+        return dict(zip(self.inner_blocks, self.inner_grids, strict=True))
 
 
 @dataclass
@@ -105,59 +140,92 @@ class PretrainConfig(Shared):
 
     section: typing.ClassVar[str] = "pretrain"
 
-    recipe: str = option("photos", "augmentations of the two views", choices=tuple(RECIPES))
-    crop_min: float | None = option(
-        None, "least part of a photo that a view shows (default: the recipe's)", low=0.01, high=1
+    view_size: int | None = option(
+        96,
+        "views",
+        "side of the views in pixels; with another --image-size the default is that",
+        low=8,
+        high=1024,
     )
+    recipe: str = option("short", "views", "augmentations of the two views", choices=tuple(RECIPES))
+    crop_min: float | None = option(
+        None, "views", "least part of a photo that a view shows (default: the recipe's)",
+        low=0.01, high=1,
+    )  # fmt: skip
     jitter_strength: float = option(
-        1.0, "of the colour jitter: factor of the recipe's ranges", low=0, high=5
+        1.0, "views", "factor of the recipe's ranges of colour jitter", low=0, high=5
     )
     grayscale: float | None = option(
-        None, "part of the views without colour (default: the recipe's)", low=0, high=1
+        None, "views", "part of the views without colour (default: the recipe's)", low=0, high=1
     )
     solarize: float | None = option(
-        None, "part of the second views that is solarized (default: the recipe's)", low=0, high=1
-    )
-    epochs: int = option(300, "passes over the unlabelled images", low=1)
-    view_size: int | None = option(
-        None, "side of the views in pretraining (default: image size)", low=8, high=1024
-    )
-    batch_size: int = option(256, "images per optimizer step", low=2)
-    accumulate: int = option(1, "pieces that a batch is split into, to save memory", low=1)
-    optimizer: str = option("sgd", "optimizer", choices=tuple(OPTIMIZERS))
-    lr: float | None = option(
-        None, f"base rate, times batch / 256 (default: {_each_default(0)})", low=0
-    )
-    weight_decay: float | None = option(None, f"weight decay (default: {_each_default(1)})", low=0)
-    warmup_epochs: float = option(10.0, "epochs of linear warm-up", low=0)
-    tau0: float = option(0.99, "tau of the target's moving average at the start", low=0, high=1)
+        0.0, "views", "part of the second views that is solarized; another --recipe brings its own",
+        low=0, high=1,
+    )  # fmt: skip
     losses: str = option(
-        "classic", "on the representation alone, or on inner blocks as well", choices=LOSSES
+        "multi", "method", "on the representation alone, or on inner blocks as well", choices=LOSSES
     )
     loss_weights: list[float] = option(
-        [1.0, 1.0, 1.0], "of --losses multi: the representation's, then one for each tap", low=0
+        [1.0, 1.0, 1.0], "method",
+        "of --losses multi: the representation's, then one for each inner block", low=0,
+    )  # fmt: skip
+    hidden_dim: int = option(1024, "method", "hidden width of projector and predictor", low=1)
+    projection_dim: int = option(256, "method", "output width of projector and predictor", low=2)
+    tau0: float = option(
+        0.97, "method", "tau of the target's moving average at the start", low=0, high=1
     )
-    hidden_dim: int = option(4096, "hidden width of projector and predictor", low=1)
-    projection_dim: int = option(256, "output width of projector and predictor", low=2)
+    epochs: int = option(240, "schedule", "passes over the unlabelled images", low=1)
+    batch_size: int = option(256, "schedule", "images per optimizer step", low=2)
+    optimizer: str = option("sgd", "schedule", "optimizer", choices=tuple(OPTIMIZERS))
+    lr: float | None = option(
+        None, "schedule", f"base rate, times batch / 256 (default: {_each_default(0)})", low=0
+    )
+    weight_decay: float | None = option(
+        None, "schedule", f"weight decay (default: {_each_default(1)})", low=0
+    )
+    warmup_epochs: float = option(1.0, "schedule", "epochs of linear warm-up", low=0)
+    accumulate: int = option(
+        1, "schedule", "micro-batches that a batch is split into, to save memory", low=1
+    )
     photos_in: str = option(
-        "auto",
-        "memory for the packed photos; auto: a GPU's, up to half of what is free",
+        "auto", "hardware", "memory for the packed photos; auto: a GPU's, if there is room",
         choices=PLACES,
-    )
+    )  # fmt: skip
     cuda_graph: bool = option(
-        True, "on CUDA, where memory allows, record the networks' part of a step and replay it"
+        True, "hardware", "on CUDA record the networks' part of a step, and replay it"
     )
-    log_every: int = option(10, "steps between two lines of metrics.jsonl", low=1)
+    run_dir: str = option("runs/byol", "saving", "folder for config, metrics and checkpoints")
+    out: str = option("byol.pt", "saving", "file for the finished encoder")
+    resume: bool = option(False, "saving", "go on from the last checkpoint of the run folder")
+    overwrite: bool = option(False, "saving", "start anew in a run folder that holds a run")
+    log_every: int = option(10, "saving", "steps between two lines of metrics.jsonl", low=1)
     save_every: float = option(
-        60.0, "seconds at least from a checkpoint to the next, at an epoch's end", low=0
+        60.0, "saving", "seconds at least from a checkpoint to the next, at an epoch's end", low=0
     )
     save_within: float = option(
-        600.0, "seconds at most from a checkpoint to the next, also amid an epoch", low=0
+        600.0, "saving", "seconds at most from a checkpoint to the next, also amid an epoch", low=0
     )
-    run_dir: str = option("runs/byol", "folder for config, metrics and checkpoints")
-    out: str = option("byol.pt", "file for the finished encoder")
-    resume: bool = option(False, "go on from the last checkpoint of the run folder")
-    overwrite: bool = option(False, "start anew in a run folder that holds a run")
+
+    @property
+    def views(self) -> tuple[View, View]:
+        """The two views of the recipe, with what the settings change in it."""
+        changes = self.crop_min, self.jitter_strength, self.grayscale, self.solarize
+        return adjust_recipe(RECIPES[self.recipe], *changes)
+
+    @property
+    def view_side(self) -> int:
+        """Side of the views: `view_size`, else the image size."""
+        return self.view_size or self.image_size
+
+    @property
+    def trained_blocks(self) -> dict[str, int]:
+        """The inner blocks that have a loss of their own, with their grids."""
+        return self.block_grids if self.losses == "multi" else {}
+
+    @property
+    def output_weights(self) -> list[float]:
+        """The weight of each loss: the representation's, then one for each trained block."""
+        return self.loss_weights if self.losses == "multi" else [1.0]
 
     @property
     def base_lr(self) -> float:
@@ -169,6 +237,34 @@ class PretrainConfig(Shared):
         """`weight_decay`, or the optimizer's own."""
         return OPTIMIZERS[self.optimizer][1] if self.weight_decay is None else self.weight_decay
 
+    @property
+    def micro_batch(self) -> int:
+        """How many images go through the networks at a time."""
+        return self.batch_size // self.accumulate
+
+    def schedule(self, images: int) -> Schedule:
+        """Build the schedule for `images` unlabelled images.
+
+        Raises `UserError` if batch size, micro-batches and images do not fit.
+        """
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"--accumulate {self.accumulate} does not divide --batch-size {self.batch_size}"
+            )
+        if self.micro_batch < 2:
+            raise UserError(
+                f"--accumulate {self.accumulate} leaves one image in a micro-batch, and BatchNorm "
+                "needs two: lower it"
+            )
+        if images < self.batch_size:
+            raise UserError(
+                f"--batch-size {self.batch_size} is larger than the {images:,} unlabelled images: "
+                "lower it, or lower --labels or --holdout"
+            )
+        peak_lr = self.base_lr * self.batch_size / 256
+        steps = images, self.batch_size, self.epochs, self.warmup_epochs
+        return Schedule(*steps, peak_lr, self.seed, self.tau0)
+
 
 @dataclass
 class ClassifierConfig(Shared):
@@ -176,190 +272,88 @@ class ClassifierConfig(Shared):
 
     section: typing.ClassVar[str] = "classifier"
 
-    init: str = option("random", "random, or a file that train_byol.py wrote")
-    freeze: bool = option(False, "train the linear head alone on the frozen encoder")
-    features: str = option(
-        "avgpool",
-        "what the head sees: the representation, or inner blocks as well",
-        choices=FEATURES,
-    )
+    init: str = option("random", "method", "random, or a file that train_byol.py wrote")
+    freeze: bool = option(False, "method", "train the linear head alone on the frozen encoder")
+    representation: str = option(
+        AVGPOOL, "method", "what the head sees: the average pool, or inner blocks as well",
+        choices=REPRESENTATIONS,
+    )  # fmt: skip
     label_seed: int | None = option(
-        None, "which images are labelled, apart from the holdout (default: split seed)", low=0
-    )
-    seeds: int = option(1, "runs, one for each of seed, seed + 1, ...", low=1)
-    epochs: int = option(100, "passes over the labelled images", low=1)
-    batch_size: int = option(50, "images per optimizer step", low=2)
-    optimizer: str = option("adamw", "optimizer", choices=tuple(OPTIMIZERS))
-    lr: float = option(1e-3, "peak learning rate of the full model", low=0)
+        None, "data", "which images are labelled, apart from the holdout (default: split seed)",
+        low=0,
+    )  # fmt: skip
+    seeds: int = option(1, "schedule", "runs, one for each of seed, seed + 1, ...", low=1)
+    epochs: int = option(100, "schedule", "passes over the labelled images", low=1)
+    batch_size: int = option(50, "schedule", "images per optimizer step", low=2)
+    optimizer: str = option("adamw", "schedule", "optimizer", choices=tuple(OPTIMIZERS))
+    lr: float = option(1e-3, "schedule", "peak learning rate of the full model", low=0)
     encoder_lr_scale: float = option(
-        1.0, "rate of a pretrained encoder in the full model, as a multiple of lr", low=0
+        0.1, "schedule", "rate of a pretrained encoder in the full model, as a multiple of lr",
+        low=0,
+    )  # fmt: skip
+    weight_decay: float = option(1e-2, "schedule", "weight decay of the full model", low=0)
+    frozen_lr: float = option(
+        1e-2, "schedule", "peak learning rate of a head on frozen features", low=0
     )
-    weight_decay: float = option(1e-2, "weight decay of the full model", low=0)
-    frozen_lr: float = option(1e-2, "peak learning rate of a head on frozen features", low=0)
-    frozen_weight_decay: float = option(1.0, "weight decay of a head on frozen features", low=0)
-    warmup_epochs: float = option(5.0, "epochs of linear warm-up", low=0)
-    save_every: float = option(60.0, "seconds from a checkpoint to the next", low=0)
-    runs: str = option("runs", "folder that holds the run folders")
+    frozen_weight_decay: float = option(
+        1.0, "schedule", "weight decay of a head on frozen features", low=0
+    )
+    warmup_epochs: float = option(5.0, "schedule", "epochs of linear warm-up", low=0)
+    runs: str = option("runs", "saving", "folder that holds the run folders")
     run_dir: str | None = option(
         None,
+        "saving",
         "run folder (default: below --runs, classifier-{random,byol}-{full,frozen}, then "
-        "-combined and -seedN where they apply)",
+        "-combined and -seedN if they apply)",
     )
-    resume: bool = option(False, "keep finished runs, and go on with a stopped one")
-    overwrite: bool = option(False, "replace a stopped run, or a finished one of other settings")
+    resume: bool = option(False, "saving", "keep finished runs, and go on with a stopped one")
+    overwrite: bool = option(
+        False, "saving", "replace a stopped run, or a finished one of other settings"
+    )
+    save_every: float = option(60.0, "saving", "seconds from a checkpoint to the next", low=0)
 
+    @property
+    def blocks(self) -> dict[str, int]:
+        """The inner blocks that the head sees beside the average pool, with their grids."""
+        return self.block_grids if self.representation == "combined" else {}
 
-def parse(config_class, argv: list[str] | None, default_file: str):
-    """Defaults, then the TOML file of `--config`, then the flags of `argv` -> a checked config.
+    @property
+    def peak_lr(self) -> float:
+        """The rate in use: of the frozen backbone's head, or of the full model."""
+        return self.frozen_lr if self.freeze else self.lr
 
-    Returns the config and the names of the fields that a flag set.
+    @property
+    def rate_flag(self) -> str:
+        """The flag of the rate in use."""
+        return "--frozen-lr" if self.freeze else "--lr"
 
-    Raises `UserError` for an unknown key or flag, a wrong type or an impossible value; the
-    sentence names the key and the nearest valid one.
-    """
-    parser = Parser(allow_abbrev=False)
-    of_project = f"TOML file [configs/{default_file}]"
-    parser.add_argument("--config", default=str(CONFIGS / default_file), help=of_project)
-    fields = {f.name: f for f in dataclasses.fields(config_class)}
-    hints = typing.get_type_hints(config_class)
-    for name, f in fields.items():
-        flag = "--" + name.replace("_", "-")
-        default = {"default": argparse.SUPPRESS, "help": _help(f)}
-        if hints[name] is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **default)
-        elif typing.get_origin(hints[name]) is list:
-            parser.add_argument(flag, nargs="+", **default)
-        else:
-            parser.add_argument(flag, **default)
-    flags = vars(parser.parse_args(argv))
-    path = Path(flags.pop("config"))
+    @property
+    def decay(self) -> float:
+        """The weight decay in use: of the frozen backbone's head, or of the full model."""
+        return self.frozen_weight_decay if self.freeze else self.weight_decay
 
-    values = {}
-    for key, value in _read_toml(path, config_class).items():
-        none = fields[key].metadata["none"]
-        values[key] = _convert(value, hints[key], f"{key} in {path}", from_text=False, none=none)
-    given = {}
-    for key, text in flags.items():
-        flag = "--" + key.replace("_", "-")
-        none = fields[key].metadata["none"]
-        given[key] = _convert(text, hints[key], flag, from_text=True, none=none)
-    for choice, belonging in BELONGING.items():
-        of_file = values.get(choice, getattr(config_class, choice, None))
-        if given.get(choice, of_file) != of_file:
-            for key in belonging:
-                values.pop(key, None)
-    config = config_class(**values | given)
-    check(config)
-    return config, set(flags)
+    @property
+    def encoder_scale(self) -> float:
+        """The encoder's rate as a multiple of the head's: random weights learn at the same rate."""
+        return 1.0 if self.init == "random" else self.encoder_lr_scale
 
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are a `UserError`."""
-
-    def error(self, message: str):
-        if message.startswith("unrecognized arguments:"):
-            given = message.split(":", 1)[1].split()[0]
-            flags = [s for a in self._actions for s in a.option_strings if s.startswith("--")]
-            raise UserError(f"there is no option {given}{_nearest(given.split('=')[0], flags)}")
-        raise UserError(message)
-
-
-def _help(f: dataclasses.Field) -> str:
-    text = f.metadata["help"]
-    if f.metadata["choices"]:
-        text += " (" + ", ".join(f.metadata["choices"]) + ")"
-    default = f.default_factory() if f.default is dataclasses.MISSING else f.default
-    if isinstance(default, list):
-        default = " ".join(map(str, default))
-    if default is not None and default is not False:
-        text += f" [{default}]"
-    return text.replace("%", "%%")
-
-
-def _nearest(word: str, words: typing.Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def load_toml(path: Path, flag: str = "", hint: str = "") -> dict:
-    """What a TOML file holds. Raises `UserError`; without the file `hint` ends its sentence."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{flag}there is no file {path}{hint}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{flag}{path} cannot be read as TOML: {error}") from None
-
-
-def _read_toml(path: Path, config_class) -> dict:
-    """The file's top keys and those of this script's section, as far as this script has them."""
-    known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
-    table = load_toml(path, "--config: ", f" (configs/ has {known})")
-    classes = {c.section: c for c in (PretrainConfig, ClassifierConfig)}
-    shared = {f.name for f in dataclasses.fields(Shared)}
-    result = {}
-    for key, value in table.items():
-        if key in classes and isinstance(value, dict):
-            own = {f.name for f in dataclasses.fields(classes[key])}
-            for inner in value:
-                if inner not in own:
-                    near = _nearest(inner, own)
-                    raise UserError(f"{path}: [{key}] has no key {inner!r}{near}")
-            if key == config_class.section:
-                result.update(value)
-        elif key in shared:
-            result[key] = value
-        else:
-            near = _nearest(key, shared | set(classes))
-            raise UserError(f"{path}: there is no key {key!r} at the top{near}")
-    return result
-
-
-def _convert(value, hint, where: str, *, from_text: bool, none: str = ""):
-    """`value` as the type of the field, or a `UserError` that names `where`."""
-    or_none = ""
-    if isinstance(hint, types.UnionType):  # X | None
-        if value is None or (isinstance(value, str) and value.lower() == none):
-            return None
-        hint = next(t for t in typing.get_args(hint) if t is not type(None))
-        or_none = f" or {none}"
-    if typing.get_origin(hint) is list:
-        inner = typing.get_args(hint)[0]
-        if not isinstance(value, list):
-            what = "texts" if inner is str else "numbers"
-            raise UserError(f"{where} must be a list of {what}, not {value!r}")
-        return [_convert(v, inner, where, from_text=from_text) for v in value]
-    try:
-        if from_text and hint in (int, float):
-            return hint(value)
-        if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if type(value) is hint:
-            return value
-    except (ValueError, OverflowError):
-        pass
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    raise UserError(f"{where} must be {kinds[hint]}{or_none}, not {value!r}")
-
-
-def inherit(config, key: str, value, path: str) -> None:
-    """Put a setting that the file at `path` holds into `config`.
-
-    Raises `UserError` where it has another type. `check` says whether its value is possible.
-    """
-    hint = typing.get_type_hints(type(config))[key]
-    setattr(config, key, _convert(value, hint, f"{key} in {path}", from_text=False))
+    def schedule(self, images: int) -> Schedule:
+        """Build the schedule for `images` labelled images."""
+        batch_size = min(self.batch_size, images)
+        return Schedule(
+            images, batch_size, self.epochs, self.warmup_epochs, self.peak_lr, self.seed
+        )
 
 
 def check(config) -> None:
-    """Raises `UserError` for a value that is out of its limits, or does not go with another."""
+    """Raise `UserError` for a value that is out of its limits, or does not go with another."""
     for f in dataclasses.fields(config):
         name, limits = f.name, f.metadata
         value = getattr(config, name)
         if value is None:
             continue
         if limits["choices"] and value not in limits["choices"]:
-            near = _nearest(value, limits["choices"])
+            near = nearest(value, limits["choices"])
             choices = ", ".join(limits["choices"])
             raise UserError(f"{name} must be one of {choices}, not {value!r}{near}")
         for number in value if isinstance(value, list) else [value]:
@@ -381,10 +375,90 @@ def check(config) -> None:
             f"store_size {config.store_size} is below image_size {config.image_size}: "
             "give at least the image size"
         )
-    if not isinstance(config, PretrainConfig):
-        return
-    if config.view_size and config.view_size > config.stored_side:
+    if isinstance(config, PretrainConfig):
+        _check_pretraining(config)
+
+
+def _check_pretraining(config: PretrainConfig) -> None:
+    if config.view_side > config.stored_side:
         raise UserError(
-            f"view_size {config.view_size} is above the stored photos' {config.stored_side}: "
+            f"view_size {config.view_side} is above the stored photos' {config.stored_side}: "
             "lower it, or raise store_size"
         )
+    if config.losses == "multi":
+        outputs = [AVGPOOL, *config.inner_blocks]
+        if len(config.loss_weights) != len(outputs) or not any(config.loss_weights):
+            weights = " ".join(f"{weight:g}" for weight in config.loss_weights)
+            raise UserError(
+                f"loss_weights {weights}: give one for each of {', '.join(outputs)}, not all of "
+                "them 0"
+            )
+
+
+def check_flags(config, flags: set[str]) -> None:
+    """Raise `UserError` for a flag that has no effect beside the others."""
+    for names, useless, remedy in _useless_flags(config):
+        if useless and (given := flags & names):
+            flag = "--" + sorted(given)[0].replace("_", "-")
+            raise UserError(f"{flag} {remedy.format(flag=flag.removeprefix('--'))}")
+    if config.resume and config.overwrite:
+        raise UserError("--resume and --overwrite exclude each other: give one")
+    if isinstance(config, ClassifierConfig) and config.seeds > 1 and config.run_dir:
+        raise UserError("--run-dir names the folder of one run; with --seeds give --runs instead")
+
+
+def _useless_flags(config) -> list[tuple[set[str], bool, str]]:
+    """Sets of flags, whether they have no effect, and what to say then."""
+    blocks = {"inner_blocks", "inner_grids"}
+    if isinstance(config, PretrainConfig):
+        classic = config.losses == "classic"
+        return [(blocks | {"loss_weights"}, classic, "is for --losses multi: add that")]
+    frozen = "is for the full model; with --freeze give --frozen-{flag}"
+    scale = "is for the full model; leave it or --freeze out"
+    return [
+        ({"lr", "weight_decay"}, config.freeze, frozen),
+        ({"encoder_lr_scale"}, config.freeze, scale),
+        (blocks, not config.blocks, "is for --representation combined: add that"),
+    ]
+
+
+def modern_settings(settings: dict) -> dict:
+    """Give the settings of an earlier version the names of today; leave out those that are gone."""
+    renamed = {RENAMED.get(key, key): value for key, value in settings.items()}
+    return {key: value for key, value in renamed.items() if key not in GONE}
+
+
+def convert(value, hint, place: str, *, from_text: bool, none: str = ""):
+    """Convert `value` to the type of the field. Raises `UserError` that names `place`."""
+    or_none = ""
+    if isinstance(hint, types.UnionType):  # X | None
+        if value is None or (isinstance(value, str) and value.lower() == none):
+            return None
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+        or_none = f" or {none}"
+    if typing.get_origin(hint) is list:
+        inner = typing.get_args(hint)[0]
+        if not isinstance(value, list):
+            what = "texts" if inner is str else "numbers"
+            raise UserError(f"{place} must be a list of {what}, not {value!r}")
+        return [convert(v, inner, place, from_text=from_text) for v in value]
+    try:
+        if from_text and hint in (int, float):
+            return hint(value)
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if type(value) is hint:
+            return value
+    except (ValueError, OverflowError):
+        pass
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    raise UserError(f"{place} must be {kinds[hint]}{or_none}, not {value!r}")
+
+
+def inherit(config, key: str, value, path: str) -> None:
+    """Put a setting that the file at `path` holds into `config`.
+
+    Raises `UserError` if it has another type. `check` says whether its value is possible.
+    """
+    hint = typing.get_type_hints(type(config))[key]
+    setattr(config, key, convert(value, hint, f"{key} in {path}", from_text=False))

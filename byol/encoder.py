@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from byol.errors import UserError
-from byol.small_maps import use_patches
 
 ARCHITECTURES = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
@@ -16,18 +15,18 @@ ARCHITECTURES = {
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
 }
 STEMS = ("imagenet", "cifar")
-AVGPOOL = "avgpool"  # the output that is always there
+AVGPOOL = "avgpool"  # the representation: the output that is always there
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Encoder(ResNet):
-    """torchvision's ResNet up to the average pool; the names of its weights are torchvision's.
+    """torchvision's ResNet up to the average pool. The names of its weights are torchvision's.
 
     stem "imagenet": 7x7 convolution of stride 2 and a max-pool (torchvision's own).
     stem "cifar": 3x3 convolution of stride 1 and no max-pool, for images of about 32 px.
 
-    `forward(images)`: (N, 3, H, W) normalised -> representation (N, dim), where dim is 512
-    (resnet18, resnet34) or 2048 (resnet50).
+    `forward(images)`: (N, 3, H, W) normalised -> representation (N, dim). dim is 512 (resnet18,
+    resnet34) or 2048 (resnet50).
     """
 
     def __init__(self, arch: str = "resnet18", stem: str = "imagenet"):
@@ -39,38 +38,38 @@ class Encoder(ResNet):
             self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.maxpool = nn.Identity()
-        use_patches(self)  # the same weights and sums, faster on the CPU at small sizes
 
     def forward(self, images: Tensor) -> Tensor:
         return self.outputs(images, {})[AVGPOOL]
 
-    def outputs(self, images: Tensor, taps: dict[str, int]) -> dict[str, Tensor]:
-        """The representation, and the output of inner blocks on the way to it.
+    def outputs(self, images: Tensor, inner_blocks: dict[str, int]) -> dict[str, Tensor]:
+        """Compute the representation, and the outputs of inner blocks on the way to it.
 
-        `taps` maps a block's name to the side of the grid that its map is averaged to:
-        {"layer2.0": 4}. Returns {"avgpool": (N, dim), "layer2.0": (N, C * 4 * 4), ...} with the
-        widths that `widths` tells; a map is flattened channel by channel.
+        `inner_blocks` maps the name of a block to the side of a grid: {"layer2.0": 4}. The map of
+        the block is averaged to that grid and flattened channel by channel. Returns
+        {"avgpool": (N, dim), "layer2.0": (N, C * 4 * 4), ...}; `widths` tells the widths.
         """
         inner = {}
         x = self.maxpool(self.bn1(self.conv1(images)))  # ReLU after it: the same, on fewer numbers
         x = self.relu(x)  # (N, 64, H/4, W/4); with the cifar stem (N, 64, H, W)
         for stage in STAGES:
-            for number, block in enumerate(getattr(self, stage)):
+            for depth, block in enumerate(getattr(self, stage)):
                 x = block(x)
-                name = f"{stage}.{number}"
-                if name in taps:
-                    inner[name] = _pool(x, taps[name]).flatten(1)
+                name = f"{stage}.{depth}"
+                if name in inner_blocks:
+                    inner[name] = _pool(x, inner_blocks[name]).flatten(1)
         representation = self.avgpool(x).flatten(1)  # (N, dim)
-        return {AVGPOOL: representation, **{name: inner[name] for name in taps}}
+        return {AVGPOOL: representation, **{name: inner[name] for name in inner_blocks}}
 
-    def widths(self, taps: dict[str, int]) -> dict[str, int]:
-        """How many numbers an image has in each of `outputs`."""
-        channels = {name: _channels(self.get_submodule(name)) for name in taps}
-        return {AVGPOOL: self.dim, **{name: channels[name] * taps[name] ** 2 for name in taps}}
+    def widths(self, inner_blocks: dict[str, int]) -> dict[str, int]:
+        """Count the numbers that an image has in each of `outputs`."""
+        channels = {name: _channels(self.get_submodule(name)) for name in inner_blocks}
+        widths = {name: channels[name] * grid**2 for name, grid in inner_blocks.items()}
+        return {AVGPOOL: self.dim, **widths}
 
 
 def _pool(x: Tensor, grid: int) -> Tensor:
-    """Averaged to a grid; as it is where it has that size already, which saves time."""
+    """Average a map to a grid. A map that has that size already stays as it is: that saves time."""
     if tuple(x.shape[2:]) == (grid, grid):
         return x
     if x.is_cuda and torch.are_deterministic_algorithms_enabled():
@@ -79,7 +78,7 @@ def _pool(x: Tensor, grid: int) -> Tensor:
 
 
 def _average_cells(x: Tensor, grid: int) -> Tensor:
-    """`F.adaptive_avg_pool2d`, cell by cell: (N, C, H, W) -> (N, C, grid, grid)."""
+    """Do what `F.adaptive_avg_pool2d` does, cell by cell: (N, C, H, W) -> (N, C, grid, grid)."""
     rows, columns = (
         [slice(i * side // grid, -(-(i + 1) * side // grid)) for i in range(grid)]
         for side in x.shape[2:]
@@ -92,17 +91,22 @@ def _channels(block: nn.Module) -> int:
     return (block.bn3 if isinstance(block, Bottleneck) else block.bn2).num_features
 
 
-def check_taps(taps: dict[str, int], arch: str, stem: str, image_size: int) -> None:
-    """Raises `UserError` for a block that is not there or whose map is smaller than its grid."""
+def check_inner_blocks(inner_blocks: dict[str, int], arch: str, stem: str, side: int) -> None:
+    """Raise `UserError` for a block that is not there, or whose map is smaller than its grid.
+
+    `side` is that of the encoder's input, in pixels.
+    """
     blocks = dict(zip(STAGES, ARCHITECTURES[arch][1], strict=True))
-    names = [f"{stage}.{number}" for stage in STAGES for number in range(blocks[stage])]
-    side = image_size if stem == "cifar" else -(-image_size // 4)
-    for name, grid in taps.items():
+    names = [f"{stage}.{depth}" for stage in STAGES for depth in range(blocks[stage])]
+    first_map = side if stem == "cifar" else -(-side // 4)
+    for name, grid in inner_blocks.items():
         if name not in names:
-            raise UserError(f"taps: {arch} has no block {name!r}; choose from {', '.join(names)}")
-        of_map = -(-side // 2 ** STAGES.index(name.split(".")[0]))
+            raise UserError(
+                f"inner_blocks: {arch} has no block {name!r}; choose from {', '.join(names)}"
+            )
+        of_map = -(-first_map // 2 ** STAGES.index(name.split(".")[0]))
         if grid > of_map:
             raise UserError(
-                f"tap_grid {grid} of {name}: its map is {of_map} x {of_map} at image size "
-                f"{image_size}; give a smaller grid or larger images"
+                f"inner_grids {grid} of {name}: its map is {of_map} x {of_map} at {side} pixels; "
+                "give a smaller grid or larger images"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import zlib
@@ -10,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SEAL = b"\nbyol: CRC-32 of what is before this line: "  # and eight hexadecimal digits
-_PIECE = 2**20
+_CHUNK = 2**20
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An `OSError` that is raised inside names `path`: one of a write has no name of its own."""
+    """Make an `OSError` that is raised inside name `path`: that of a write has no name."""
     try:
         yield
     except OSError as error:
@@ -73,7 +74,7 @@ def _lives(pid: int) -> bool:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the names in `folder` last; where the file system cannot, they are as safe as it is."""
+    """Flush the names in `folder` to the disk, if the file system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -82,8 +83,13 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def write_json(path: str | Path, content: dict) -> None:
+    """Write a JSON file whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
 def seal(blob: bytes | memoryview) -> bytes:
-    """What to append to `blob` so that `check_seal` finds damage. A zip may end with it.
+    """Make what to append to `blob` so that `check_seal` finds damage. A zip may end with it.
 
     CRC-32 is against accidents, which it finds for certain in up to four bytes in a row; SHA-256
     would add 40 % to the time of a save.
@@ -92,7 +98,7 @@ def seal(blob: bytes | memoryview) -> bytes:
 
 
 def check_seal(path: Path) -> bool | None:
-    """Whether a file is as it was sealed; None if it does not end with a seal. Raises `OSError`."""
+    """Tell whether a file is as it was sealed; None if it has no seal. Raises `OSError`."""
     checksum = 0
     with open(path, "rb") as file:
         length = file.seek(0, os.SEEK_END) - len(_SEAL) - 8
@@ -103,15 +109,15 @@ def check_seal(path: Path) -> bool | None:
         if mark != _SEAL:
             return None
         file.seek(0)
-        for at in range(0, length, _PIECE):
-            checksum = zlib.crc32(file.read(min(_PIECE, length - at)), checksum)
+        for at in range(0, length, _CHUNK):
+            checksum = zlib.crc32(file.read(min(_CHUNK, length - at)), checksum)
     return b"%08x" % checksum == expected
 
 
 def reads_back(path: Path, blob: memoryview) -> bool:
-    """Whether a file holds `blob`. Raises `OSError`."""
+    """Tell whether a file holds `blob`. Raises `OSError`."""
     with open(path, "rb") as file:
-        for at in range(0, len(blob), _PIECE):
-            if file.read(_PIECE) != bytes(blob[at : at + _PIECE]):
+        for at in range(0, len(blob), _CHUNK):
+            if file.read(_CHUNK) != bytes(blob[at : at + _CHUNK]):
                 return False
         return not file.read(1)

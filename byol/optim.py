@@ -19,8 +19,8 @@ DEFAULTS = {
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling with momentum (arXiv 1708.03888), as BYOL uses it.
 
-    For a group with `adapt`: g = grad + weight_decay * p, scaled by eta |p| / |g| where both
-    norms are positive. For a group without (biases, BatchNorm): g = grad, no decay.
+    For a group with `adapt`: g = grad + weight_decay * p, scaled by eta |p| / |g| if both norms
+    are positive. For a group without (biases, BatchNorm): g = grad, no decay.
     Then m = momentum * m + g and p = p - lr * m.
     """
 
@@ -37,7 +37,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update. Reads no value back from the device."""
+        """Take one step. Reads no value back from the device."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -61,7 +61,7 @@ class LARS(Optimizer):
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
-    """Weight matrices and filters in one group, biases and BatchNorm in another without decay."""
+    """Split parameters: matrices and filters; biases and BatchNorm, which get no weight decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "adapt": True},
@@ -72,10 +72,10 @@ def parameter_groups(model: nn.Module) -> list[dict]:
 def build_optimizer(
     name: str, groups: list[dict], weight_decay: float, scaled: bool = False
 ) -> Optimizer:
-    """`lars`, `sgd` (momentum 0.9) or `adamw`; the training loop sets the rate at each step.
+    """Build `lars`, `sgd` (momentum 0.9) or `adamw`; the training loop sets the rate at each step.
 
-    `scaled`: a gradient scaler is in use. Fused SGD then is not: where the first step overflows, it
-    keeps a momentum that was never written.
+    `scaled`: a gradient scaler is in use. Fused SGD then is not used: if the first step overflows,
+    it keeps a momentum that was never written.
     """
     if name == "lars":
         return LARS(groups, lr=0.0, weight_decay=weight_decay)
@@ -86,6 +86,6 @@ def build_optimizer(
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every group the rate `lr` times its own `lr_scale` (1 where it has none)."""
+    """Give every group the rate `lr` times its `lr_scale` (1 if it has none)."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -1,12 +1,20 @@
-"""Learning rate and tau as pure functions of the optimizer step (paper section 3.3)."""
+"""What happens at which optimizer step: rate, tau and order of the photos, as pure functions.
+
+Nothing here has a state, so a run that stops anywhere goes on to the identical result (paper,
+section 3.3).
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
 
 
 def lr_at(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:
-    """Linear from 0 to `peak` over `warmup_steps`, then half a cosine down to 0."""
+    """Rise linearly from 0 to `peak` over `warmup_steps`, then fall by half a cosine to 0."""
     if step < warmup_steps:
         return peak * step / warmup_steps
     done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
@@ -16,3 +24,63 @@ def lr_at(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:
 def tau_at(step: int, total_steps: int, tau0: float) -> float:
     """1 - (1 - tau0) (cos(pi step / total) + 1) / 2: from tau0 up to 1."""
     return 1 - (1 - tau0) * (math.cos(math.pi * min(1.0, step / total_steps)) + 1) / 2
+
+
+@lru_cache(maxsize=2)
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Shuffle the positions 0..count-1 for one epoch: (count,), a function of the arguments."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
+
+
+def positions_at(step: int, count: int, batch_size: int, seed: int) -> np.ndarray:
+    """Pick which of `count` images make up `step`: (batch_size,).
+
+    Each epoch drops its incomplete batch.
+    """
+    epoch, batch = divmod(step, count // batch_size)
+    return epoch_order(count, seed, epoch)[batch * batch_size : (batch + 1) * batch_size]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every number that follows from epochs, batch and the count of images."""
+
+    images: int
+    batch_size: int  # at most `images`
+    epochs: int
+    warmup_epochs: float
+    peak_lr: float
+    seed: int
+    tau0: float = 1.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.images // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(min(self.warmup_epochs, self.epochs / 2) * self.steps_per_epoch)
+
+    def lr(self, step: int) -> float:
+        return lr_at(step, self.total_steps, self.warmup_steps, self.peak_lr)
+
+    def tau(self, step: int) -> float:
+        return tau_at(step, self.total_steps, self.tau0)
+
+    def positions(self, step: int) -> np.ndarray:
+        """Pick which images make up `step`: (batch_size,), positions in 0..images-1."""
+        return positions_at(step, self.images, self.batch_size, self.seed)
+
+    def ends_epoch(self, done: int) -> bool:
+        """Tell whether an epoch ends when `done` steps are done."""
+        return done % self.steps_per_epoch == 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.epochs} epochs x {self.steps_per_epoch} steps of {self.batch_size} "
+            f"= {self.total_steps:,} steps, {self.warmup_steps:,} of warm-up"
+        )

@@ -112,7 +112,7 @@ CAT_NOSE = np.array([(-0.10, -0.06), (0.10, -0.06), (0.0, 0.06)])
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """The colour `share` of the way from `a` to `b`."""
+    """Give the colour `share` of the way from `a` to `b`."""
     return tuple(int(x + (y - x) * share) for x, y in zip(a, b, strict=True))
 
 
@@ -157,7 +157,7 @@ class Pen:
         return np.rint(out, out=out).ravel().tolist()
 
     def shape(self, points: np.ndarray, fill: Colour | None, line: float = OUTLINE) -> None:
-        """A filled closed shape with an outline of width `line` (0: none)."""
+        """Draw a filled closed shape with an outline of width `line` (0: none)."""
         flat = self.pixels(points)
         if fill is not None:
             self.canvas.polygon(flat, fill=fill)
@@ -166,11 +166,11 @@ class Pen:
             self.canvas.line(flat + flat[:4], fill=INK, width=width)
 
     def stroke(self, points: np.ndarray, width: float) -> None:
-        """An open line."""
+        """Draw an open line."""
         self.canvas.line(self.pixels(points), fill=INK, width=max(1, round(width * self.unit)))
 
     def tube(self, line: np.ndarray, radii: np.ndarray, fill: Colour) -> None:
-        """A centre line thickened by `radii`, with a round end."""
+        """Draw a centre line thickened by `radii`, with a round end."""
         ends = np.concatenate([line[:1], line, line[-1:]])
         dx, dy = (ends[2:] - ends[:-2]).T
         scale = radii / np.sqrt(dx * dx + dy * dy)
@@ -203,11 +203,11 @@ class Blob:
         return self.at(uv / np.maximum(radius, 1.0))
 
     def disc(self, u: float, v: float, ru: float, rv: float) -> np.ndarray:
-        """An ellipse around an inner coordinate."""
+        """Draw an ellipse around an inner coordinate."""
         return self.at(CIRCLE * (ru, rv) + (u, v))
 
     def spot(self, u: float, v: float, ru: float, rv: float) -> np.ndarray:
-        """The same, clipped at the edge of the blob."""
+        """Draw the same, clipped at the edge of the blob."""
         return self.inside(CIRCLE * (ru, rv) + (u, v))
 
 
@@ -229,7 +229,7 @@ class Animal:
         self.yaw = 0.0  # -1: the face turned to the left, 0: towards the viewer
 
     def vary(self, spread: float) -> float:
-        """A factor around 1."""
+        """Draw a factor around 1."""
         return 1.0 + self.rng.uniform(-spread, spread) * 1.5
 
     def mark(self, blob: Blob, marks: list, stripes: list, shift: float) -> None:
@@ -305,7 +305,7 @@ class Animal:
         pen.shape(head.at(CAT_NOSE + middle), PINK, 0.02)
 
     def dog_muzzle(self, head: Blob, face: float) -> None:
-        """A protruding snout with a large nose and sometimes a tongue."""
+        """Draw a protruding snout with a large nose and sometimes a tongue."""
         pen, long, turn = self.pen, self.breed.muzzle * self.vary(0.12), abs(self.yaw)
         u, v = face + self.yaw * (0.10 + 0.75 * long), 0.46 + 0.16 * long
         wide, high = 0.46 + 0.26 * long * turn, 0.36 + 0.16 * long * (1 - turn)
@@ -321,7 +321,7 @@ class Animal:
         pen.shape(head.disc(x - 0.06, y - 0.05, 0.06, 0.03), mix(NOSE, CREAM, 0.6), 0)
 
     def head(self, x: float, y: float, radius: float) -> None:
-        """The whole head, centred at (x, y)."""
+        """Draw the whole head, centred at (x, y)."""
         breed, pen, face = self.breed, self.pen, 0.26 * self.yaw
         wide, high, taper = breed.head
         high, wide = high * radius * self.vary(0.05), wide * radius * self.vary(0.06)
@@ -348,7 +348,7 @@ class Animal:
             self.hanging_ears(head)
 
     def trunk(self, body: Blob) -> None:
-        """The body with its markings and outline."""
+        """Draw the body with its markings and outline."""
         coat = self.breed.coat
         self.pen.shape(body.at(CIRCLE), self.base, 0)
         self.mark(body, BODY_MARKS.get(coat, []), BODY_STRIPES, 0.0)
@@ -357,7 +357,7 @@ class Animal:
         self.pen.shape(body.at(CIRCLE), None)
 
     def tail(self, x: float, y: float, size: float) -> None:
-        """The tail, rooted at (x, y)."""
+        """Draw the tail, rooted at (x, y)."""
         kind, thick = self.breed.tail
         line = smooth(TAILS[kind], closed=False)
         line = line * (size * self.vary(0.12), size * self.vary(0.12)) + (x, y)
@@ -416,14 +416,14 @@ class Animal:
 
 
 def background(rng: np.random.Generator, pen: Pen) -> None:
-    """A plain wall. Anything more would be what tells one picture from another."""
+    """Draw a plain wall. Anything more would be what tells one picture from another."""
     wall = WALLS[rng.integers(len(WALLS))]
     wall = mix(wall, CREAM if rng.uniform() < 0.5 else INK, rng.uniform(0.0, 0.14))
     pen.canvas.rectangle((0, 0, pen.side, pen.side), fill=wall)
 
 
 def light(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """A faint brightness gradient and some haze (which lowers the contrast)."""
+    """Lay a faint brightness gradient and some haze (which lowers the contrast)."""
     across = (np.arange(len(picture)) + 0.5) / len(picture) - 0.5
     dx, dy, level = rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08), rng.uniform(0.9, 1.06)
     gain = level + dx * across[None, :] + dy * across[:, None]
@@ -446,7 +446,7 @@ def draw(seed: int, index: int, size: int) -> tuple[np.ndarray, int]:
 
 
 def contact_sheet(rows: int, columns: int, size: int, seed: int = 0) -> np.ndarray:
-    """A grid of the first rows x columns pictures with cats and dogs taking turns."""
+    """Lay out the first rows x columns pictures, cats and dogs in turn."""
     tiles = [draw(seed, index, size)[0] for index in range(rows * columns)]
     grid = np.stack(tiles).reshape(rows, columns, size, size, 3)
     return grid.transpose(0, 2, 1, 3, 4).reshape(rows * size, columns * size, 3)

@@ -76,7 +76,7 @@ def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
 
 
 def fit(image: Image.Image, size: int) -> np.ndarray:
-    """Squash an RGB image to uint8 (3, size, size), antialiased; no change where it fits."""
+    """Squash an RGB image to uint8 (3, size, size), antialiased; no change if it fits."""
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
@@ -110,7 +110,7 @@ def _in_turn(width: int, height: int) -> contextlib.AbstractContextManager:
 
 
 def _webp_size(blob: bytes) -> tuple[int, int]:
-    """Width and height as the header of a WebP file claims them; 0, 0 for other files."""
+    """Read width and height as the header of a WebP file claims them; 0, 0 for other files."""
 
     def number(first: int, last: int) -> int:
         return int.from_bytes(blob[first:last], "little")
@@ -146,7 +146,7 @@ def _pixels(image: Image.Image, size: int) -> tuple[np.ndarray, int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where the tag is absent or damaged."""
+    """Read the EXIF orientation; 1 (upright) if the tag is absent or damaged."""
     try:
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
     except MemoryError:

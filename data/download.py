@@ -26,7 +26,7 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
     """Fetch `url` to `target` and check its SHA-256 (hex). Returns `target`.
 
     The bytes go to `<target>.part` first, and a later call goes on where an earlier one broke
-    off. Raises `UserError` where the transfer or the check fails, or another process is at it.
+    off. Raises `UserError` if the transfer or the check fails, or another process is at it.
     """
     target = Path(target)
     part = target.with_name(target.name + ".part")
@@ -85,7 +85,7 @@ def _fetch_checked(
 
 
 def _fetch(url: str, part: Path, progress: bool) -> None:
-    """Complete `part`, by a range request where some of it is there already."""
+    """Complete `part`, by a range request if some of it is there already."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url)
     if have:

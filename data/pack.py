@@ -22,12 +22,11 @@ from tqdm import tqdm
 
 from byol.errors import NO_ROOM, UserError, printable
 from byol.files import write_file
-from byol.stored_array import StoredArray, npy_header
-from data.columns import read_texts, write_array, write_texts
+from data.classes import classify
 from data.decode import BadImage
-from data.files import Item, Loaded
-from data.layout import classify
 from data.sources import DATA_DIR, Source, find_source
+from data.stored import StoredArray, npy_header, read_texts, write_array, write_texts
+from data.walk import Item, Loaded
 
 PACK_VERSION = 2  # raise it whenever decoding, names or the files below change
 MAX_BROKEN = 0.1
@@ -54,9 +53,9 @@ class Photos:
 
     images: uint8 (N, 3, S, S), RGB planes, read from their file row by row
     names: '/'-separated path of each image inside the source
-    labels: int64 (N,), an index into `classes`, -1 where the image has no class
+    labels: int64 (N,), an index into `classes`, -1 if the image has no class
     classes: sorted class names
-    is_test: bool (N,), True where the image belongs to a test split of the source
+    is_test: bool (N,), True if the image belongs to a test split of the source
     sizes: int32 (N, 2), original height and width in pixels, upright
     skipped: (name, reason) of each file that could not be used
     source: what was asked for
@@ -80,7 +79,7 @@ def open_photos(source: str, store_size: int, *, progress: bool = True) -> Photo
     """Open `source` (a known name, a folder or an archive) at `store_size` pixels square.
 
     The first call packs it into the cache ($BYOL_CACHE, or data/packed), later ones only open
-    the pack. One line on stderr tells of skipped files. Raises `UserError` where the source
+    the pack. One line on stderr tells of skipped files. Raises `UserError` if the source
     cannot be found or used, or the cache cannot be written.
     """
     if store_size < 1:
@@ -106,7 +105,7 @@ def open_photos(source: str, store_size: int, *, progress: bool = True) -> Photo
 
 
 def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
-    """The pack in `folder`, or None where there is none or it is damaged."""
+    """Open the pack in `folder`; None if there is none or it is damaged."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="ascii"))
         n = manifest["count"]
@@ -117,14 +116,14 @@ def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
         return Photos(
             images=StoredArray(folder / "images.npy", np.uint8, shape),
             names=read_texts(folder, "names", n),
-            labels=StoredArray(folder / "labels.npy", np.int64, (n,)).whole(),
+            labels=StoredArray(folder / "labels.npy", np.int64, (n,)).read_all(),
             classes=manifest["classes"],
-            is_test=StoredArray(folder / "is_test.npy", np.bool_, (n,)).whole(),
-            sizes=StoredArray(folder / "sizes.npy", np.int32, (n, 2)).whole(),
+            is_test=StoredArray(folder / "is_test.npy", np.bool_, (n,)).read_all(),
+            sizes=StoredArray(folder / "sizes.npy", np.int32, (n, 2)).read_all(),
             skipped=read_texts(folder, "skipped", manifest["skipped"], 2),
             source=source,
             fingerprint=manifest["fingerprint"],
-            by_name=StoredArray(folder / "by_name.npy", np.int64, (n,)).whole(),
+            by_name=StoredArray(folder / "by_name.npy", np.int64, (n,)).read_all(),
         )
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
@@ -295,7 +294,7 @@ def _refuse_broken(source: str, kept: int, skipped: list[tuple[str, str]]) -> No
 
 
 def _tell(skipped: Sequence[tuple[str, str]], more: str) -> str:
-    """The first three skipped files with their reasons, safe to print."""
+    """Name the first three skipped files with their reasons, safe to print."""
     first = ", ".join(
         f"{printable(name[:300])} ({printable(reason)})" for name, reason in skipped[:3]
     )

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from byol.errors import UserError, printable
-from data import files
+from data import walk
 from data.decode import fit
 from data.download import download
-from data.files import Item, Loaded
+from data.walk import Item, Loaded
 
 DATA_DIR = Path(__file__).resolve().parent
 KNOWN = ("cats-vs-dogs", "cifar10", "cartoons")
@@ -35,7 +35,7 @@ CATS_VS_DOGS_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e6490
 class Source:
     """Something to pack; `identity` changes when its content does.
 
-    `items()` walks it once. `count()` tells how many items there will be, None where only the
+    `items()` walks it once. `count()` tells how many items there will be, None if only the
     walk can tell.
     """
 
@@ -46,7 +46,7 @@ class Source:
 
 
 def find_source(source: str, progress: bool = True) -> Source:
-    """Turn the value of --data into a `Source`; raises `UserError` where there is none."""
+    """Turn the value of --data into a `Source`; raises `UserError` if there is none."""
     if source == "cats-vs-dogs":
         return _path_source(_cats_vs_dogs(progress), inside="PetImages/")
     if source == "cifar10":
@@ -69,22 +69,22 @@ def _path_source(path: Path, inside: str = "") -> Source:
     path = path.resolve()
     title = re.sub(r"[^\w.-]+", "_", path.name, flags=re.ASCII)[:60] or "photos"
     if path.is_dir():
-        found = list(files.walk_folder(path, inside))
+        found = list(walk.walk_folder(path, inside))
         listing = "\n".join(f"{f.name}\0{f.size}\0{f.mtime_ns}" for f in found)
         digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
-        items = functools.partial(files.read_folder, found)
+        items = functools.partial(walk.read_folder, found)
         return Source(title, f"folder:{path}:{digest}", lambda: len(found), items)
     name = path.name.lower()
     info = path.stat()
     identity = f"archive:{path}:{info.st_size}:{info.st_mtime_ns}"
-    if name.endswith(files.ZIP_SUFFIXES):
-        count = functools.partial(files.count_zip, path)
-        return Source(title, identity, count, functools.partial(files.read_zip, path))
-    if name.endswith(files.TAR_SUFFIXES):
-        return Source(title, identity, lambda: None, functools.partial(files.read_tar, path))
+    if name.endswith(walk.ZIP_SUFFIXES):
+        count = functools.partial(walk.count_zip, path)
+        return Source(title, identity, count, functools.partial(walk.read_zip, path))
+    if name.endswith(walk.TAR_SUFFIXES):
+        return Source(title, identity, lambda: None, functools.partial(walk.read_tar, path))
     raise UserError(
         f"--data {printable(str(path))} is no folder and no archive that can be read; "
-        f"give a folder or a file ending in {', '.join(files.ZIP_SUFFIXES + files.TAR_SUFFIXES)}"
+        f"give a folder or a file ending in {', '.join(walk.ZIP_SUFFIXES + walk.TAR_SUFFIXES)}"
     )
 
 

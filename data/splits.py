@@ -40,6 +40,14 @@ class Split:
     fingerprint: str = ""
     names: Sequence[str] = field(default_factory=list, repr=False)
 
+    def describe(self, photos: Photos) -> str:
+        """Say how many photos each part has."""
+        return (
+            f"{printable(photos.source)}: {len(self.unlabelled):,} unlabelled images to learn "
+            f"from, {len(self.labelled):,} labelled, {len(self.holdout):,} held out, "
+            f"{len(self.test):,} in a test split, {len(photos.skipped):,} files skipped"
+        )
+
     def save(self, path: str | Path) -> None:
         """Write the names of each part and the seeds as JSON, all or nothing."""
         about = {
@@ -69,13 +77,13 @@ def make_split(
 ) -> Split:
     """Split the photos into labelled, unlabelled, holdout and test.
 
-    `labels`: how many images keep their label, the same number of each class (where that does
+    `labels`: how many images keep their label, the same number of each class (if that does
     not divide, the first classes have one more); 0 for none; None for every image that has a
     class. A larger number with the same seeds contains the smaller one's images. `holdout`: how
     many images of the training part to keep aside, balanced in the same way; it depends on
     `split_seed` only. Images without a class are never in the holdout of a source with classes.
 
-    Raises `UserError` where the source has too few images for what is asked.
+    Raises `UserError` if the source has too few images for what is asked.
     """
     if labels is not None and labels < 0:
         raise UserError(f"--labels {labels} is negative; give 0 or more")
@@ -139,7 +147,7 @@ def _check_classes(photos: Photos, labels: int) -> None:
 
 
 def _draw(photos: Photos, among: np.ndarray, count: int, seed: int, purpose: str) -> np.ndarray:
-    """The first `count` by rank, balanced over the classes where there are any.
+    """Draw the first `count` by rank, balanced over the classes if there are any.
 
     `among` and the result are masks, bool (N,).
     """

@@ -1,0 +1,236 @@
+"""From flags and a TOML file to a checked config; from errors to exit codes.
+
+Settings come in three layers: the defaults of byol/config.py, then the TOML file of `--config`,
+then the flags. Keys at the top of a file are read by every script that has them; `[pretrain]` and
+`[classifier]` hold what belongs to one script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+import tomllib
+import typing
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from byol.config import (
+    BELONGING,
+    GONE,
+    GROUPS,
+    RENAMED,
+    ClassifierConfig,
+    PretrainConfig,
+    Shared,
+    check,
+    check_flags,
+    convert,
+)
+from byol.errors import NO_ROOM, UserError, gpu_is_full, nearest, printable
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def parse(config_class, argv: list[str] | None, description: str | None = None):
+    """Read defaults, then the TOML file of `--config`, then the flags of `argv`: a checked config.
+
+    Returns the config and the names of the fields that a flag set. A layer that sets what others
+    depend on (see `BELONGING` in byol/config.py) resets what the layers below say of those.
+
+    Raises `UserError` for an unknown key or flag, a wrong type or an impossible value; the
+    sentence names the key and the nearest valid one.
+    """
+    hints = typing.get_type_hints(config_class)
+    parser = build_parser(config_class, hints, description)
+    flags = vars(parser.parse_args(argv))
+    path = flags.pop("config")
+    words = {f.name: f.metadata["none"] for f in dataclasses.fields(config_class)}
+    config = config_class()
+    if path:
+        values = {
+            key: convert(value, hints[key], f"{key} in {path}", from_text=False, none=words[key])
+            for key, value in _read_toml(Path(path), config_class).items()
+        }
+        config = _add_layer(config, values)
+    given = {
+        key: convert(text, hints[key], _flag(key), from_text=True, none=words[key])
+        for key, text in flags.items()
+    }
+    config = _add_layer(config, given)
+    check(config)
+    check_flags(config, set(flags))
+    return config, set(flags)
+
+
+def _add_layer(config, values: dict):
+    """Put `values` over the config, after a reset of what belongs to a choice that they change.
+
+    A field that cannot be None, such as a classifier's rate, is reset to its own default.
+    """
+    hints = typing.get_type_hints(type(config))
+    resets = {}
+    for choice, belonging in BELONGING.items():
+        if choice in values and values[choice] != getattr(config, choice):
+            resets |= {key: value for key, value in belonging.items() if key in hints}
+    for key, value in resets.items():
+        if value is None and type(None) not in typing.get_args(hints[key]):
+            resets[key] = getattr(type(config), key)
+    return dataclasses.replace(config, **resets | values)
+
+
+def build_parser(config_class, hints: dict, description: str | None) -> Parser:
+    """Build the parser: a flag for each field, in the groups of `GROUPS`."""
+    parser = Parser(
+        description=description,
+        usage="%(prog)s [--config FILE] [options]",
+        allow_abbrev=False,
+        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=28),
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file of differences, such as those in configs/"
+    )
+    for group, about in GROUPS.items():
+        section = parser.add_argument_group(group, about)
+        for f in dataclasses.fields(config_class):
+            if f.metadata["group"] != group:
+                continue
+            options = {"default": argparse.SUPPRESS, "help": _help(f)}
+            if hints[f.name] is bool:
+                options["action"] = argparse.BooleanOptionalAction
+            elif typing.get_origin(hints[f.name]) is list:
+                options |= {"nargs": "+", "metavar": "X"}
+            else:
+                options["metavar"] = "X"
+            section.add_argument(_flag(f.name), **options)
+    return parser
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are a `UserError`."""
+
+    def error(self, message: str):
+        if message.startswith("unrecognized arguments:"):
+            given = message.split(":", 1)[1].split()[0].split("=")[0]
+            flags = [s for a in self._actions for s in a.option_strings if s.startswith("--")]
+            hint = _of_earlier(given.removeprefix("--").replace("-", "_"), _flag)
+            raise UserError(f"there is no option {given}{hint or nearest(given, flags)}")
+        raise UserError(message)
+
+
+def _of_earlier(key: str, spell: Callable[[str], str] = str) -> str:
+    """Say what became of a setting of an earlier version; nothing for any other word."""
+    if key in RENAMED:
+        return f"; it is now {spell(RENAMED[key])}"
+    return "; it is gone: leave it out" if key in GONE else ""
+
+
+def _help(f: dataclasses.Field) -> str:
+    """Write the help line of a field, with its choices and its default."""
+    text = f.metadata["help"]
+    if f.metadata["choices"]:
+        text += " (" + ", ".join(f.metadata["choices"]) + ")"
+    default = f.default_factory() if f.default is dataclasses.MISSING else f.default
+    if isinstance(default, list):
+        default = " ".join(map(str, default))
+    if default is not None and default is not False:
+        text += f" [{default}]"
+    return text.replace("%", "%%")
+
+
+def load_toml(path: Path, flag: str = "", hint: str = "") -> dict:
+    """Read a TOML file. Raises `UserError`; if there is no file, `hint` ends its sentence."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{flag}there is no file {path}{hint}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{flag}{path} cannot be read as TOML: {error}") from None
+
+
+def _read_toml(path: Path, config_class) -> dict:
+    """Read the file's top keys, as far as this script has them, and this script's section."""
+    known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+    table = load_toml(path, "--config: ", f" (configs/ has {known})")
+    classes = {c.section: c for c in (PretrainConfig, ClassifierConfig)}
+    shared = {f.name for f in dataclasses.fields(Shared)}
+    result = {}
+    for key, value in table.items():
+        if key in classes and isinstance(value, dict):
+            known_keys = {f.name for f in dataclasses.fields(classes[key])}
+            for inner in value:
+                if inner not in known_keys:
+                    hint = _of_earlier(inner) or nearest(inner, known_keys)
+                    raise UserError(f"{path}: [{key}] has no key {inner!r}{hint}")
+            if key == config_class.section:
+                result.update(value)
+        elif key in shared:
+            result[key] = value
+        else:
+            hint = _of_earlier(key) or nearest(key, shared | set(classes))
+            raise UserError(f"{path}: there is no key {key!r} at the top{hint}")
+    return result
+
+
+def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
+    """Turn a script's `main` into one that returns an exit code and never a traceback.
+
+    0 done; 2 with one sentence on stderr, for a `UserError`, a full disk, too little memory, or an
+    operation that --deterministic cannot have; 130 interrupted, 143 terminated. No control
+    character of a name gets to the terminal.
+    """
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> int:
+        try:
+            main(argv)
+        except KeyboardInterrupt as interrupt:
+            what = str(interrupt) or "nothing was saved; run the command again"
+            print(f"interrupted: {printable(what)}", file=sys.stderr)
+            return getattr(interrupt, "code", 130)
+        except Exception as error:
+            sentence = _sentence(error)
+            if sentence is None:
+                raise
+            print(f"error: {printable(sentence)}", file=sys.stderr)
+            return 2
+        return 0
+
+    return run
+
+
+def _sentence(error: Exception) -> str | None:
+    """Say what the user can do; None for a fault that is not theirs: that deserves a traceback."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if gpu_is_full(error):
+        return (
+            "the GPU has too little memory; end what else uses it, or lower --batch-size or "
+            "--image-size, or give --device cpu; train_byol.py takes less with --no-cuda-graph, "
+            "--photos-in host or --accumulate 2, and goes on with --resume if a run was saved"
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return (
+            "this machine has too little memory; free some, lower --batch-size or --image-size, or "
+            "give train_byol.py a higher --accumulate"
+        )
+    name, refused, _ = text.partition(" does not have a deterministic implementation")
+    if refused and torch.are_deterministic_algorithms_enabled():
+        return (
+            f"--deterministic: {name} has no deterministic version here; leave --deterministic "
+            "out, or take --device cpu"
+        )
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return (
+            f"no room to write {error.filename or 'the output'} ({error.strerror}); free some "
+            "space and run the command again, with --resume if a run was saved"
+        )
+    return None

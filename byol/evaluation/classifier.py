@@ -1,0 +1,167 @@
+"""A classifier: encoder, scaling of its features, linear head. It is trained, saved and loaded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from byol.encoder import Encoder
+from byol.errors import UserError, printable
+from byol.evaluation.features import FeatureExtractor, RunningStandardise, Standardise, combine
+from byol.hardware.device import autocast
+from byol.hardware.step import prepare
+from byol.optim import parameter_groups
+from byol.run import checkpoint
+
+MOST_TO_STANDARDISE = 5000  # images: enough for a start
+
+
+class Classifier(nn.Module):
+    """Scores of classes: head(scaling(encoder(views))).
+
+    settings: `image_size`, `mean` and `std` say what it wants to see; `arch` and `stem` what its
+    encoder is (see `FROM_PRETRAINED` in byol/run/checkpoint.py).
+    """
+
+    def __init__(
+        self, encoder: Encoder, inner_blocks: dict[str, int], classes: list[str], settings: dict
+    ):
+        super().__init__()
+        self.encoder, self.inner_blocks = encoder, inner_blocks
+        self.classes, self.settings = list(classes), settings
+        self.widths = encoder.widths(inner_blocks)  # {"avgpool": 512, ...}
+        self.scaling: nn.Module | None = None
+        self.head = nn.Linear(sum(self.widths.values()), len(self.classes))
+
+    @classmethod
+    def begin(cls, config, pretrained: dict | None, classes: list[str]) -> Classifier:
+        """Build an untrained classifier, from the checkpoint `pretrained` or from random weights.
+
+        config: a `ClassifierConfig`. Draws from torch's generator. Raises `UserError` if the
+        checkpoint is damaged.
+        """
+        if pretrained:
+            encoder = checkpoint.load_encoder(pretrained, config.init)
+        else:
+            encoder = Encoder(config.arch, config.stem)
+        settings = {key: getattr(config, key) for key in checkpoint.FROM_PRETRAINED}
+        return cls(encoder, config.blocks, classes, settings)
+
+    def forward(self, views: Tensor, amp: torch.dtype | None = None) -> Tensor:
+        """Score views (N, 3, S, S), normalised: (N, classes), float32."""
+        with autocast(views.device, amp):
+            features = combine(self.encoder, views, self.inner_blocks)  # (N, width)
+        return self.score(features)
+
+    def score(self, features: Tensor) -> Tensor:
+        """Score features (N, width): (N, classes)."""
+        return self.head(features if self.scaling is None else self.scaling(features))
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set the mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        self.encoder.train(mode and not self.frozen)
+        return self
+
+    # ---- to train it
+
+    @property
+    def frozen(self) -> bool:
+        return not next(self.encoder.parameters()).requires_grad
+
+    def freeze(self, features: Tensor) -> Tensor:
+        """Train the head alone, on standardised features (N, width): return what it sees.
+
+        The encoder stays as it is, bit for bit, BatchNorm's statistics included.
+        """
+        self.encoder.requires_grad_(False)
+        scaling = Standardise(features, list(self.widths.values()))
+        self.scaling = scaling
+        return scaling(features)
+
+    def standardise_while_training(self, features: Tensor) -> None:
+        """Keep blocks side by side standardised while the encoder learns, from `features` on.
+
+        The average pool alone finds its scale as it learns.
+        """
+        self.scaling = RunningStandardise(features, list(self.widths.values()))
+        self.scaling.to(features.device)
+
+    def groups(self, encoder_scale: float) -> list[dict]:
+        """List the parameters that learn, for an optimizer; the encoder at a rate of its own."""
+        groups = parameter_groups(self.head)
+        if not self.frozen:
+            encoder_groups = parameter_groups(self.encoder)
+            groups += [{**group, "lr_scale": encoder_scale} for group in encoder_groups]
+        return groups
+
+    @property
+    def learning(self) -> nn.ModuleDict:
+        """What changes in training, and so what a checkpoint of the training holds."""
+        learning = nn.ModuleDict({"head": self.head})
+        if not self.frozen:
+            learning["encoder"] = self.encoder
+            if self.scaling is not None:
+                learning["standardise"] = self.scaling
+        return learning
+
+    # ---- to use it
+
+    def folded_head(self) -> nn.Linear:
+        """Build the linear layer on raw features that equals scaling and head."""
+        return self.head if self.scaling is None else self.scaling.fold(self.head)
+
+    def extractor(self, device: torch.device, amp: torch.dtype | None) -> FeatureExtractor:
+        """Build what computes the features of photos as this classifier wants to see them."""
+        viewing = {key: self.settings[key] for key in ("image_size", "mean", "std")}
+        return FeatureExtractor(**viewing, device=device, amp=amp, inner_blocks=self.inner_blocks)
+
+    @torch.no_grad()
+    def predict(
+        self, photos, rows: np.ndarray, device: torch.device, amp: torch.dtype | None
+    ) -> Tensor:
+        """Compute the probability of each class for `rows` of `photos`: (N, classes), float32."""
+        extract = self.extractor(device, amp)
+        scores = self.folded_head()(extract(self.encoder, photos, rows, what="photos"))
+        return F.softmax(scores, dim=1)
+
+    def save(self, path: str | Path, config: dict) -> None:
+        """Write the classifier, its scaling folded into the head. config: all its settings."""
+        content = {
+            "encoder": checkpoint.encoder_weights(self.encoder),
+            "head": checkpoint.head_weights(self.folded_head()),
+            "classes": self.classes,
+            **self.settings,
+            "inner_blocks": self.inner_blocks,
+            "config": config,
+        }
+        checkpoint.save(path, checkpoint.CLASSIFIER, content)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device) -> Classifier:
+        """Read a classifier for use, in evaluation mode. No code in the file can run.
+
+        Raises `UserError` if the file is missing, damaged, or something else.
+        """
+        content = checkpoint.load(path, checkpoint.CLASSIFIER)
+        encoder = checkpoint.load_encoder(content, path)
+        settings = {key: content[key] for key in checkpoint.FROM_PRETRAINED}
+        try:
+            classifier = cls(encoder, content["inner_blocks"], content["classes"], settings)
+            classifier.head.load_state_dict(content["head"])
+        except (RuntimeError, TypeError, AttributeError, ValueError):
+            raise UserError(
+                f"{printable(str(path))} is incomplete: its head does not fit; give another"
+            ) from None
+        prepare(classifier, device)
+        return classifier.eval()
+
+
+def some_rows(rows: np.ndarray) -> np.ndarray:
+    """Pick at most `MOST_TO_STANDARDISE` of `rows`, evenly spread."""
+    return rows[:: math.ceil(len(rows) / MOST_TO_STANDARDISE)]

@@ -1,0 +1,181 @@
+"""A run of a classifier: how it is known again, how it goes on, what it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from byol.config import ClassifierConfig, check, inherit, modern_settings
+from byol.errors import UserError
+from byol.evaluation.classifier import Classifier
+from byol.evaluation.labelled import Labelled
+from byol.files import write_json
+from byol.run import checkpoint
+from byol.run.checkpoint import FROM_PRETRAINED
+from byol.run.folder import check_same_settings, holds_a_run, remove_states
+from byol.run.log import ClassifierLog
+from byol.run.run import Run
+
+# what says nothing about a run's result, given fingerprints of the weights and of the images
+NO_IDENTITY = {
+    *("init", "data", "run_dir", "runs", "seeds"),
+    *("deterministic", "save_every", "resume", "overwrite"),
+}
+
+
+class ClassifierRun(Run):
+    """A `Run` of `train_classifier.py`. `summary` is set if it was finished before."""
+
+    saves_at_end = False  # the test comes after the last step, and a result after the test
+
+    def __init__(
+        self, config: ClassifierConfig, pretrained: dict | None, photos, say: Callable = print
+    ):
+        """Open the folder of the run; with `--resume` read its last state, if it has one.
+
+        Raises `UserError` if the folder holds another run.
+        """
+        folder = run_folder(config)
+        going_on = config.resume and holds_a_run(folder)
+        identity = run_identity(config, pretrained, photos)
+        super().__init__(folder, identity, dataclasses.replace(config, resume=going_on))
+        self.config, self.say_to = config, say
+        self.check_same_photos(photos)
+        self.summary = read_if_finished(self.folder, identity) if config.resume else None
+        if self.summary:
+            remove_states(self.folder)
+            self.say(f"{self.folder} holds this run, finished")
+            return
+        if not (going_on or config.overwrite) and holds_another(self.folder, identity):
+            raise UserError(
+                f"{self.folder} holds a finished run of other settings, weights or images: give "
+                "--overwrite to replace it, or another --runs or --run-dir to keep it"
+            )
+        if going_on:
+            self.load_state(NO_IDENTITY, set())
+
+    def say(self, text: str) -> None:
+        self.say_to(text)
+
+    def finish(
+        self, classifier: Classifier, labels: Labelled, accuracy: float, log: ClassifierLog
+    ) -> dict:
+        """Write the result, and remove the states of training. Returns the summary.
+
+        `summary.json` comes last. It is all that plots and tables read, so an earlier result holds
+        until then.
+        """
+        config, folder, last = self.config, self.folder, log.history[-1]
+        classifier.save(folder / "classifier.pt", dataclasses.asdict(config))
+        write_json(folder / "config.json", dataclasses.asdict(config))
+        labels.split.save(folder / "split.json")
+        os.replace(log.path, folder / "metrics.jsonl")
+        summary = {
+            "init": start_of(config),
+            "init_file": config.init,
+            "freeze": config.freeze,
+            "representation": config.representation,
+            "seed": config.seed,
+            "label_seed": labels.split.label_seed,
+            "data": config.data,
+            "image_size": config.image_size,
+            "labels": len(labels.train),
+            "classes": classifier.classes,
+            "epochs": config.epochs,
+            "train_loss": last["loss"],
+            "train_accuracy": last["accuracy"],
+            "test_accuracy": accuracy,
+            "test_images": len(labels.test),
+            "tested_on": labels.tested_on,
+            "seconds": round(log.seconds, 1),
+            "run": self.settings,
+            "curve": log.history,
+        }
+        write_json(folder / "summary.json", summary)
+        remove_states(folder)
+        tested_on = f"{len(labels.test):,} images ({labels.tested_on})"
+        self.say(f"test accuracy {100 * accuracy:.2f} % on {tested_on}")
+        return summary
+
+
+def start_of(config: ClassifierConfig) -> str:
+    """Name what the weights start from: random or byol."""
+    return "random" if config.init == "random" else "byol"
+
+
+def run_folder(config: ClassifierConfig) -> Path:
+    """Name the folder of a run: `--run-dir`, or one below `--runs` after what it trains."""
+    if config.run_dir:
+        return Path(config.run_dir)
+    name = f"classifier-{start_of(config)}-{'frozen' if config.freeze else 'full'}"
+    name += "-combined" if config.blocks else ""
+    name += f"-seed{config.seed}" if config.seed else ""
+    return Path(config.runs) / name
+
+
+def run_identity(config: ClassifierConfig, pretrained: dict | None, photos) -> dict:
+    """Identify a classifier run, so that a finished one is not repeated and a stopped one resumes.
+
+    All that decides its result: settings, the weights that it starts from, images.
+    """
+    settings = dataclasses.asdict(config)
+    weights = checkpoint.fingerprint_of(pretrained["encoder"]) if pretrained else "random"
+    return {
+        **{key: value for key, value in settings.items() if key not in NO_IDENTITY},
+        "weights": weights,
+        "images": photos.fingerprint,
+    }
+
+
+def read_if_finished(folder: Path, identity: dict) -> dict | None:
+    """Read the summary of the run in this folder, if it is this run (`run_identity`), finished."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        this = modern_settings(summary["run"]) == identity and 0 <= summary["test_accuracy"] <= 1
+        return summary if this else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def holds_another(folder: Path, identity: dict) -> bool:
+    """Tell whether the folder holds a finished run that is not this one (`run_identity`)."""
+    return (folder / "summary.json").exists() and not read_if_finished(folder, identity)
+
+
+def can_go_on(folder: Path, identity: dict) -> bool:
+    """Tell whether the folder holds a state of this run (`run_identity`)."""
+    try:
+        before = checkpoint.load_state(folder)["config"]
+        check_same_settings(before, identity, NO_IDENTITY, set(), folder)
+    except UserError:
+        return False
+    return True
+
+
+def take_settings(config: ClassifierConfig, pretrained: dict, flags: set[str]) -> None:
+    """Put the settings of a checkpoint into `config`.
+
+    Raises `UserError` if a flag contradicts them, or if they are not possible.
+    """
+    for key in FROM_PRETRAINED:
+        if key in flags and getattr(config, key) != pretrained[key]:
+            raise UserError(
+                f"--{key.replace('_', '-')} {getattr(config, key)}: {config.init} was trained "
+                f"with {pretrained[key]}; leave the option out"
+            )
+        inherit(config, key, pretrained[key], config.init)
+    before = pretrained["config"]
+    inherited = ("store_size", "inner_blocks", "inner_grids")
+    if "data" not in flags or config.data == before["data"]:
+        inherited += ("data", "labels", "holdout", "split_seed")
+    for key in inherited:
+        # older checkpoints lack some; 0 labels are for pretraining alone
+        if key not in flags and key in before and (key, before[key]) != ("labels", 0):
+            inherit(config, key, before[key], config.init)
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"with the settings of {config.init}: {error}") from None

@@ -1,0 +1,151 @@
+"""Features of an encoder, standardised for a linear head (section 4.1)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from byol.encoder import Encoder
+from byol.errors import UserError
+from byol.hardware.batches import gather
+from byol.hardware.device import autocast
+from byol.views.augment import central_view
+
+BATCH = 256  # images at a time
+
+
+class FeatureExtractor:
+    """Computes the features of the central view of photos, of any encoder.
+
+    They are the representation, followed by the outputs of `inner_blocks` (`Encoder.outputs`).
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        amp: torch.dtype | None,
+        inner_blocks: dict[str, int] | None = None,
+    ):
+        self.image_size, self.mean, self.std = image_size, mean, std
+        self.device, self.amp, self.inner_blocks = device, amp, inner_blocks or {}
+
+    @torch.no_grad()
+    def __call__(
+        self, encoder: Encoder, photos, rows: np.ndarray, what: str = "features"
+    ) -> Tensor:
+        """Compute features (len(rows), width), float32 on the device, of `rows` of `photos`.
+
+        The encoder, which is on the device, runs in evaluation mode: each feature depends on its
+        own image alone, and BatchNorm's statistics stay as they are. Its mode is put back
+        afterwards. Raises `UserError` if a feature is not a finite number; `what` names them.
+        """
+        was_training = encoder.training
+        encoder.eval()
+        width = sum(encoder.widths(self.inner_blocks).values())
+        features = torch.empty(len(rows), width, device=self.device)
+        often = 0.1 if sys.stderr.isatty() else 30
+        with tqdm(
+            total=len(rows), desc=what, unit="image", leave=False, delay=2, mininterval=often
+        ) as bar:
+            for at in range(0, len(rows), BATCH):
+                some = rows[at : at + BATCH]
+                images = gather(photos.images, some, self.device)
+                views = central_view(
+                    images, photos.sizes[some], self.image_size, self.mean, self.std
+                )
+                with autocast(self.device, self.amp):
+                    seen = combine(encoder, views, self.inner_blocks)
+                features[at : at + len(some)] = seen
+                bar.update(len(some))
+        encoder.train(was_training)
+        if not features.isfinite().all():
+            hint = "" if self.amp is None else ", or --amp off"
+            raise UserError(
+                f"the encoder gives {what} that are not finite numbers; give other weights, or a "
+                f"lower rate where they were trained{hint}"
+            )
+        return features
+
+
+def combine(encoder: Encoder, images: Tensor, inner_blocks: dict[str, int]) -> Tensor:
+    """Put the representation and the outputs of inner blocks side by side: (N, width), float32."""
+    outputs = encoder.outputs(images, inner_blocks).values()
+    return torch.cat([output.float() for output in outputs], dim=1)
+
+
+class Standardise(nn.Module):
+    """Scales each feature by the statistics of the training features: (x - mean) / deviation.
+
+    Random and learned features differ a hundredfold in scale; this gives a head the same start on
+    both. Features are blocks side by side, `widths` wide; each block weighs as much as the first,
+    however wide it is. `fold` takes the scaling into a linear layer.
+    """
+
+    def __init__(self, features: Tensor, widths: Sequence[int]):
+        super().__init__()
+        deviation, mean = torch.std_mean(features, dim=0)
+        blocks = deviation.split(list(widths))
+        # a feature that is always 0 stays near 0
+        floored = [block.clamp_min(max(1e-3 * block.mean().item(), 1e-12)) for block in blocks]
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", block_scale(widths).to(mean) / torch.cat(floored))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) * self.scale
+
+    def fold(self, head: nn.Linear) -> nn.Linear:
+        """Build the linear layer on raw features that equals `head` on standardised ones."""
+        return fold(head, self.mean, self.scale)
+
+
+class RunningStandardise(nn.Module):
+    """`Standardise` for features that move as their encoder learns.
+
+    It normalises with the statistics of the batch in training and with their moving averages in
+    evaluation. The averages start from `features`, those of the encoder at the start.
+    """
+
+    def __init__(self, features: Tensor, widths: Sequence[int]):
+        super().__init__()
+        variance, mean = torch.var_mean(features, dim=0)
+        self.norm = nn.BatchNorm1d(features.shape[1], affine=False)
+        self.norm.running_mean.copy_(mean)
+        self.norm.running_var.copy_(variance)
+        self.register_buffer("part_scale", block_scale(widths))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(features) * self.part_scale
+
+    def fold(self, head: nn.Linear) -> nn.Linear:
+        """Build the linear layer on raw features that equals `head` on standardised ones."""
+        scale = self.part_scale * (self.norm.running_var + self.norm.eps).rsqrt()
+        return fold(head, self.norm.running_mean, scale)
+
+
+def block_scale(widths: Sequence[int]) -> Tensor:
+    """Give each feature the factor with which its block has the total variance of the first."""
+    return torch.cat([torch.full((width,), (widths[0] / width) ** 0.5) for width in widths])
+
+
+@torch.no_grad()
+def fold(head: nn.Linear, mean: Tensor, scale: Tensor) -> nn.Linear:
+    """Build the linear layer that equals `head` on (x - mean) * scale."""
+    folded = nn.Linear(head.in_features, head.out_features, device=head.weight.device)
+    folded.weight.copy_(head.weight * scale)
+    folded.bias.copy_(head.bias - folded.weight @ mean)
+    return folded
+
+
+@torch.no_grad()
+def accuracy(head: nn.Module, features: Tensor, labels: Tensor) -> float:
+    """Compute the share of the features (N, dim) that `head` gives their label (N,)."""
+    return (head(features).argmax(1) == labels).double().mean().item()

@@ -1,0 +1,85 @@
+"""Which images a classifier is trained and tested on, and whether they will do."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byol.config import ClassifierConfig
+from byol.errors import UserError, printable
+
+
+class Labelled:
+    """The images that a classifier learns from (`train`) and is tested on (`test`), as rows.
+
+    tested_on: "test split", "holdout" or "hidden labels".
+    """
+
+    def __init__(self, config: ClassifierConfig, photos, split, pretrained: dict | None):
+        """Check that the images will do. Raises `UserError` if not.
+
+        split: of `photos`. pretrained: the checkpoint that the classifier starts from.
+        """
+        check_holdout(config, photos, pretrained)
+        check_labelled(config, photos, split)
+        self.photos, self.split = photos, split
+        self.train = split.labelled
+        self.tested_on, self.test = pick_test_images(photos, split)
+
+    def truth(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        """Give the labels of `rows`: (N,) on the device."""
+        return torch.from_numpy(self.photos.labels[rows]).to(device)
+
+    def __str__(self) -> str:
+        return (
+            f"{printable(self.photos.source)}: {len(self.train):,} labelled images of "
+            f"{len(self.photos.classes)} classes; tested on {len(self.test):,} "
+            f"({self.tested_on}); {len(self.photos.skipped):,} files skipped"
+        )
+
+
+def check_classes(config: ClassifierConfig, photos) -> None:
+    """Raise `UserError` without two classes or without labels."""
+    if len(photos.classes) < 2:
+        raise UserError(
+            f"--data {config.data} has {len(photos.classes)} class folders; a classifier needs "
+            "two or more, such as photos/cat and photos/dog"
+        )
+    if config.labels == 0:
+        raise UserError("--labels 0: a classifier needs labelled images; give 2 or more")
+
+
+def check_labelled(config: ClassifierConfig, photos, split, least: int = 1) -> None:
+    """Raise `UserError` for a class with fewer labelled images than `least`."""
+    counts = np.bincount(photos.labels[split.labelled], minlength=len(photos.classes))
+    if counts.min() < least:
+        few = printable(photos.classes[int(counts.argmin())])
+        labels = "all" if config.labels is None else config.labels
+        raise UserError(
+            f"--labels {labels} gives {counts.min()} labelled training images of class {few}, and "
+            f"{least} are needed; give more labels, or a source with more images to train on"
+        )
+
+
+def check_holdout(config: ClassifierConfig, photos, pretrained: dict | None) -> None:
+    """Raise `UserError` for a holdout of which pretraining has seen images."""
+    if pretrained and pretrained["data_fingerprint"] == photos.fingerprint:
+        for key in ("holdout", "split_seed"):
+            before = pretrained["config"][key]
+            if config.holdout and before != getattr(config, key):
+                raise UserError(
+                    f"--{key.replace('_', '-')}: {config.init} was trained with {before}, so it "
+                    "has seen images of this holdout; leave the option out"
+                )
+
+
+def pick_test_images(photos, split) -> tuple[str, np.ndarray]:
+    """Pick the rows to test on, and say what they are. Raises `UserError` if there are none."""
+    hidden = split.unlabelled[photos.labels[split.unlabelled] >= 0]
+    tests = {"test split": split.test, "holdout": split.holdout, "hidden labels": hidden}
+    for name, rows in tests.items():
+        rows = rows[photos.labels[rows] >= 0]
+        if len(rows):
+            return name, rows
+    raise UserError("no labelled image is left to test on; lower --labels or give --holdout")

@@ -1,0 +1,155 @@
+"""Linear evaluation (paper section 4.1) and nearest neighbours, on features computed once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from byol.errors import UserError
+from byol.evaluation.features import Standardise, accuracy
+
+STRENGTHS = [10.0**exponent for exponent in range(4, -3, -1)]  # strongest first
+FOLDS = 5
+MOST_IMAGES_TO_CHOOSE = 5_000
+
+
+def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[nn.Linear, float]:
+    """Fit logistic regression to features (N, width) and labels (N,): (the head, its L2 strength).
+
+    Minimises the sum of the cross-entropies + strength / 2 * |W|^2 by L-BFGS from zero weights, so
+    the same input gives the same head. The strength is the one of `STRENGTHS` with the least
+    cross-entropy in `FOLDS`-fold cross-validation on these images alone, or on
+    `MOST_IMAGES_TO_CHOOSE` of them if there are more. (In this form the best strength moves by a
+    decade at most with the count of images.) Raises `UserError` for a class with fewer than two
+    images.
+    """
+    if len(features) < features.shape[1]:  # the weights lie in the span of the images: work there
+        basis = torch.linalg.qr(features.T).Q  # (width, N)
+        inner, strength = fit_linear(features @ basis, labels, classes)
+        head = _zero_head(features.shape[1], classes, features.device)
+        with torch.no_grad():
+            head.weight.copy_(inner.weight @ basis.T)
+            head.bias.copy_(inner.bias)
+        return head, strength
+    counts = torch.bincount(labels, minlength=classes)
+    folds = min(FOLDS, int(counts.min()))
+    if folds < 2:
+        raise UserError(
+            f"a linear evaluation needs two labelled images of each class, and of one there are "
+            f"{int(counts.min())}; give more --labels"
+        )
+    fold = _folds(labels, folds)
+    heads = [_zero_head(features.shape[1], classes, features.device) for _ in range(folds)]
+    losses = []
+    for strength in STRENGTHS:  # each starts from the one before
+        losses.append(0.0)
+        for left_out, head in enumerate(heads):
+            train, test = (fold >= 0) & (fold != left_out), fold == left_out
+            _minimise(head, features[train], labels[train], strength)
+            with torch.no_grad():
+                scores = head(features[test])
+            losses[-1] += F.cross_entropy(scores, labels[test], reduction="sum").item()
+        if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+            break  # past the best: what is weaker still fits slower and worse
+    strength = STRENGTHS[losses.index(min(losses))]
+    head = _zero_head(features.shape[1], classes, features.device)
+    _minimise(head, features, labels, strength)
+    return head, strength
+
+
+def _zero_head(width: int, classes: int, device: torch.device) -> nn.Linear:
+    head = nn.Linear(width, classes, device=device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _minimise(head: nn.Linear, x: Tensor, y: Tensor, strength: float, steps: int = 300) -> None:
+    """Descend until a step changes the loss by less than 1e-9, or for `steps`."""
+    optimizer = torch.optim.LBFGS(
+        head.parameters(), max_iter=steps, tolerance_grad=1e-6, tolerance_change=1e-9,
+        history_size=20, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        penalty = strength / 2 * head.weight.square().sum()
+        loss = F.cross_entropy(head(x), y) + penalty / len(x)
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+
+
+def _folds(labels: Tensor, folds: int) -> Tensor:
+    """Give each image a fold (N,), each class spread evenly; -1 for those that are not drawn."""
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(labels))
+    by_class = order[np.argsort(labels.cpu().numpy()[order], kind="stable")]  # shuffled in a class
+    drawn = by_class
+    if len(by_class) > MOST_IMAGES_TO_CHOOSE:
+        drawn = by_class[np.linspace(0, len(by_class) - 1, MOST_IMAGES_TO_CHOOSE).astype(np.int64)]
+    fold = np.full(len(labels), -1)
+    fold[drawn] = np.arange(len(drawn)) % folds
+    return torch.from_numpy(fold).to(labels.device)
+
+
+@torch.no_grad()
+def knn_accuracy(
+    bank: Tensor,
+    bank_labels: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    k: int = 200,
+    temperature: float = 0.1,
+) -> float:
+    """Compute the share of `features` (N, width) that their neighbours in `bank` get right.
+
+    The k most similar by cosine vote with exp(cosine / temperature) (arXiv 1805.01978, 3.4);
+    k is at most M.
+    """
+    bank = F.normalize(bank, dim=1)
+    hits = 0
+    for at in range(0, len(features), 128):
+        similarity = F.normalize(features[at : at + 128], dim=1) @ bank.T
+        near, where = similarity.topk(min(k, len(bank)), dim=1)
+        scores = torch.zeros(len(near), classes, device=bank.device)
+        scores.scatter_add_(1, bank_labels[where], (near / temperature).exp())
+        hits += (scores.argmax(1) == labels[at : at + 128]).sum()
+    return int(hits) / len(features)
+
+
+class FeatureBank:
+    """Holds the features of many images, out of which each evaluation takes those it needs."""
+
+    def __init__(self, values: Tensor, rows: np.ndarray, labels: np.ndarray, widths: dict):
+        """values: (len(rows), width), blocks of `widths` side by side. labels: of all images."""
+        self.values, self.widths = values, list(widths.values())
+        self.place = np.full(len(labels), -1)
+        self.place[rows] = np.arange(len(rows))
+        self.labels = torch.from_numpy(labels).to(values.device)
+
+    def judge(
+        self, representation: str, train_rows: np.ndarray, test_rows: np.ndarray, classes: int
+    ) -> tuple[float, float, float]:
+        """Judge a representation: accuracy by linear evaluation, its L2 strength, accuracy by kNN.
+
+        `representation`: "avgpool", or "combined": its blocks standardised for the linear head, and
+        each of length 1 for the neighbours.
+        """
+        widths = self.widths[:1] if representation == "avgpool" else self.widths
+        device = self.values.device
+        train, test = (torch.from_numpy(self.place[r]).to(device) for r in (train_rows, test_rows))
+        x, held = self.values[train, : sum(widths)], self.values[test, : sum(widths)]
+        y, truth = (self.labels[torch.from_numpy(r).to(device)] for r in (train_rows, test_rows))
+
+        standardise = Standardise(x, widths)
+        head, strength = fit_linear(standardise(x), y, classes)
+        linear = accuracy(standardise.fold(head), held, truth)
+        neighbours, asked = (
+            torch.cat([F.normalize(block, dim=1) for block in each.split(widths, dim=1)], dim=1)
+            for each in (x, held)
+        )
+        return linear, strength, knn_accuracy(neighbours, y, asked, truth, classes)

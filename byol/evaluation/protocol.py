@@ -1,0 +1,122 @@
+"""What `evaluate.py` judges, and how: checkpoints, label counts, draws of the labels."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from byol.config import ClassifierConfig
+from byol.encoder import Encoder
+from byol.errors import UserError, printable
+from byol.evaluation.classifier_run import take_settings
+from byol.run import checkpoint
+from byol.run.checkpoint import FROM_PRETRAINED
+
+
+@dataclass
+class Protocol:
+    """How much is labelled, and how often and how long to train on it."""
+
+    labels: str  # a count, or "all"
+    seeds: int
+    epochs: int  # of fine-tuning
+    batch_size: int
+
+    @property
+    def count(self) -> int | None:
+        return None if self.labels == "all" else int(self.labels)
+
+    def draws(self, weights: Weights, seed: int) -> range:
+        """List the draws of the labels to judge. Random weights have one draw for each seed."""
+        if weights.pretrained is None:
+            return range(seed, min(seed + 1, self.seeds))
+        return range(self.seeds if self.count else 1)  # of all labels there is one draw
+
+
+@dataclass
+class Weights:
+    """What is judged: a checkpoint, or random weights."""
+
+    name: str  # in the table: random, classic, multi; the file if there are several of a kind
+    config: ClassifierConfig
+    pretrained: dict | None = None
+    encoder: Encoder | None = None
+    digest: str = ""  # of the file
+
+
+def read_protocols(
+    labels: list[str], seeds: list[str], epochs: list[str], batch_sizes: list[str]
+) -> list[Protocol]:
+    """Build one protocol for each label count. Raises `UserError` for lists that do not fit."""
+    texts = [text.lower() for text in labels]
+    labels = [text if text == "all" else str(parse_count(text, "--labels", 2)) for text in texts]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"--labels {' '.join(labels)}: give each number once")
+    columns = []
+    for flag, values, least in (
+        ("--seeds", seeds, 1),
+        ("--epochs", epochs, 1),
+        ("--batch-size", batch_sizes, 2),
+    ):
+        if len(values) not in (1, len(labels)):
+            raise UserError(
+                f"{flag}: give one number, or one for each of --labels {' '.join(labels)}"
+            )
+        numbers = [parse_count(value, flag, least) for value in values]
+        columns.append(numbers * (len(labels) // len(numbers)))
+    return [Protocol(*row) for row in zip(labels, *columns, strict=True)]
+
+
+def parse_count(text: str, flag: str, least: int) -> int:
+    """Read a whole number. Raises `UserError` for anything else."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
+        or_all = " or all" if flag == "--labels" else ""
+        raise UserError(
+            f"{flag} must be a whole number of at least {least}{or_all}, not {printable(text)!r}"
+        )
+    return int(text)
+
+
+def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> list[Weights]:
+    """Read the checkpoints to judge. `given`: the settings that a flag set.
+
+    Raises `UserError` for a file that cannot be read, comes twice, or is not like the first.
+    """
+    judged: list[Weights] = []
+    for path in paths:
+        pretrained = checkpoint.load(path, checkpoint.ENCODER)
+        settings = dataclasses.replace(copy.deepcopy(config), init=path)
+        take_settings(settings, pretrained, given)
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        if any(other.digest == digest for other in judged):
+            raise UserError(f"{path} is given twice, or is a copy of another; leave it out")
+        encoder = checkpoint.load_encoder(pretrained, path)
+        judged.append(Weights(losses_of(pretrained), settings, pretrained, encoder, digest))
+
+    first = next((w for w in judged if w.name == "multi"), judged[0])  # it trained its blocks
+    alike = [*FROM_PRETRAINED, "data", "stored_side", "holdout", "split_seed"]
+    for other in judged:
+        blocks = ["inner_blocks", "inner_grids"]
+        for key in alike + (blocks if other.name == "multi" else []):
+            a, b = getattr(first.config, key), getattr(other.config, key)
+            if a != b:
+                raise UserError(
+                    f"{other.config.init} has {key} {b} and {first.config.init} has {a}; "
+                    "judge together what shares it"
+                )
+        for key in blocks:
+            setattr(other.config, key, getattr(first.config, key))
+
+    names = [weights.name for weights in judged]
+    if len(set(names)) < len(names):
+        for weights in judged:
+            weights.name = weights.config.init
+    return judged
+
+
+def losses_of(pretrained: dict) -> str:
+    """Name the losses of a checkpoint, classic or multi. Earlier versions had the classic alone."""
+    return "multi" if pretrained["config"].get("losses") == "multi" else "classic"

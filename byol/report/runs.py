@@ -1,0 +1,101 @@
+"""Reads what runs left in their folders, and says which of them can be compared."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from byol.report.style import WEIGHTS
+from byol.run.log import read_jsonl
+
+# what runs that are compared must share
+SAME = ("data", "image_size", "labels", "representation", "tested_on", "test_images")
+
+
+def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
+    """Read classifier runs that can be compared, and the metrics of each pretraining run by name.
+
+    If the classifiers differ in data, size or labels, those like the newest stay.
+    """
+    classifiers, pretraining, damaged, unfinished = [], {}, [], []
+    for folder in sorted(runs.iterdir()):
+        summary = folder / "summary.json"
+        try:
+            if summary.is_file():
+                read, rows = read_classifier(folder)
+                age = summary.stat().st_mtime
+                classifiers.append({"name": folder.name, "summary": read, "rows": rows, "age": age})
+            elif (folder / "metrics.partial.jsonl").is_file():
+                unfinished.append(folder.name)
+            elif (folder / "metrics.jsonl").is_file():
+                rows = read_pretraining(folder)
+                pretraining.update({folder.name: rows} if rows else {})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            damaged.append(folder.name)
+    for names, why in ((damaged, "damaged, or of another program"), (unfinished, "not finished")):
+        if names:
+            print(f"left out, {why}: {listed(names)}", file=sys.stderr)
+    if classifiers:
+        newest = max(classifiers, key=lambda run: run["age"])["summary"]
+        others = [r for r in classifiers if any(r["summary"][k] != newest[k] for k in SAME)]
+        leave_out(classifiers, others, "other data, size, labels, representation or test images")
+        byol = [r for r in classifiers if r["summary"]["init"] == "byol"]
+        if byol:
+            file = max(byol, key=lambda run: run["age"])["summary"]["init_file"]
+            others = [r for r in byol if r["summary"]["init_file"] != file]
+            leave_out(classifiers, others, f"other BYOL weights than {file}")
+    return classifiers, pretraining
+
+
+def read_classifier(folder: Path) -> tuple[dict, list[dict]]:
+    """Read summary and rows of a finished classifier run. Raises `ValueError` and its like."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary.setdefault("representation", summary.get("features", "avgpool"))  # of earlier versions
+    kinds = {"init": str, "freeze": bool, "seed": int, "classes": list, "data": str,
+             "image_size": int, "labels": int, "tested_on": str, "test_images": int,
+             "representation": str, "init_file": str, "epochs": int}  # fmt: skip
+    check(all(type(summary[key]) is kind for key, kind in kinds.items()))
+    check(summary["init"] in WEIGHTS and len(summary["classes"]) >= 2)
+    check(0 <= summary["test_accuracy"] <= 1)
+    rows = summary.get("curve")
+    if rows is None:  # earlier versions left the rows in a file of their own
+        rows = read_jsonl(folder / "metrics.jsonl")
+        check(rows[-1]["loss"] == summary["train_loss"])  # else they are of another run
+    check([row["epoch"] for row in rows] == list(range(1, summary["epochs"] + 1)))
+    check(all(is_number(row["loss"]) for row in rows))
+    return summary, rows
+
+
+def read_pretraining(folder: Path) -> list[dict]:
+    """Read the rows of a pretraining run until now. Raises `ValueError` and its like."""
+    path = folder / "metrics.jsonl"
+    rows = read_jsonl(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    check(len(rows) >= len(lines) - 1)  # the last one may be cut off
+    for row in rows:
+        check({"epoch", "loss", "lr", "tau", "spread"} <= row.keys() == rows[0].keys())
+        check(all(is_number(value) for value in row.values()))
+    return rows
+
+
+def check(condition: bool) -> None:
+    if not condition:
+        raise ValueError
+
+
+def is_number(value: object) -> bool:
+    """Tell whether it can be drawn."""
+    return type(value) in (int, float) and abs(value) < 1e12
+
+
+def listed(names: list[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def leave_out(runs: list[dict], others: list[dict], why: str) -> None:
+    """Take `others` off `runs`, and say so."""
+    if others:
+        print(f"left out, {why}: {listed([r['name'] for r in others])}", file=sys.stderr)
+        runs[:] = [r for r in runs if r not in others]

@@ -1,0 +1,98 @@
+"""Tables of accuracies, as Markdown: of `evaluate.py` and of `plot_losses.py`."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+from byol.config import REPRESENTATIONS
+from byol.report.style import TRAINED, WEIGHTS
+
+PROTOCOLS = {"linear": "linear evaluation", "knn": "kNN", "fine-tuned": "fine-tuned"}
+
+
+@dataclass
+class Cell:
+    """One figure: the test accuracy, in 0..1, of each seed."""
+
+    weights: str
+    representation: str
+    protocol: str
+    labels: str
+    values: list[float] = field(default_factory=list)
+    l2_strength: list[float] = field(default_factory=list)  # of linear evaluation, as chosen
+
+    def __str__(self) -> str:
+        """Write it in per cent: the mean, and the deviation over seeds if there are several."""
+        return mean_and_deviation(self.values)
+
+
+def mean_and_deviation(values: list[float], of: str = "") -> str:
+    """Write accuracies in 0..1 in per cent: `96.8 ± 0.3 (3)`; `of` says what there are 3 of."""
+    values = [100 * value for value in values]
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    return f"{mean:.1f} ± {deviation:.1f} ({len(values)}{of})"
+
+
+def add(
+    cells: list[Cell],
+    weights: str,
+    representation: str,
+    protocol: str,
+    labels: str,
+    value: float,
+    l2_strength: float | None = None,
+) -> None:
+    """Add the accuracy of one seed to its cell."""
+    place = (weights, representation, protocol, labels)
+    for cell in cells:
+        if (cell.weights, cell.representation, cell.protocol, cell.labels) == place:
+            break
+    else:
+        cell = Cell(*place)
+        cells.append(cell)
+    cell.values.append(value)
+    if l2_strength is not None:
+        cell.l2_strength.append(l2_strength)
+
+
+def markdown(cells: list[Cell], tested_on: dict[str, str]) -> str:
+    """Write a table for each label count: test accuracy in %, mean ± deviation (count of seeds).
+
+    `tested_on`: what it was measured on, by label count.
+    """
+    lines = []
+    found = {(c.labels, c.weights, c.representation, c.protocol): str(c) for c in cells}
+    for labels in dict.fromkeys(cell.labels for cell in cells):
+        lines += [
+            f"Test accuracy in %, {labels} labels, tested on {tested_on[labels]}:",
+            "",
+            f"| weights | representation | {' | '.join(PROTOCOLS.values())} |",
+            "|---|---|---|---|---|",
+        ]
+        for weights in dict.fromkeys(cell.weights for cell in cells):
+            for representation in REPRESENTATIONS:
+                row = [found.get((labels, weights, representation, p), "") for p in PROTOCOLS]
+                if any(row):
+                    lines.append(f"| {weights} | {representation} | {' | '.join(row)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def accuracy_table(groups: dict) -> str:
+    """Write the accuracies of classifiers: in per cent, mean and standard deviation over seeds.
+
+    groups: {(init, freeze): runs} (see `read_runs`).
+    """
+    if not groups:
+        return ""
+    lines = ["| test accuracy, % | random weights | BYOL weights |", "|---|---|---|"]
+    for freeze in (True, False):
+        cells = []
+        for init in WEIGHTS:
+            values = [run["summary"]["test_accuracy"] for run in groups.get((init, freeze), [])]
+            cells.append(mean_and_deviation(values, " seeds") if values else "no run")
+        lines.append(f"| {TRAINED[freeze]} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,141 @@
+"""A run: its folder, its lock, its last state, its signals, when to save and when to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+from byol.config import MAY_DIFFER_ON_RESUME, PretrainConfig
+from byol.errors import Stopped, UserError, printable
+from byol.run import checkpoint
+from byol.run.folder import LAST, check_same_settings, open_run_folder, remove_states
+from byol.run.interrupt import Interrupt
+from byol.schedules import Schedule
+
+
+class Run:
+    """A run that a kill at any moment does not harm: it goes on to the identical result.
+
+    Open it, `start` it with everything that must survive a stop, then work inside `with run:` and
+    call `after_step` after each step.
+    """
+
+    saves_at_end = True  # a finished run keeps its last state, and can be made longer
+
+    def __init__(self, folder: str | Path, settings: dict, config):
+        """Make the folder and lock it. config: `resume`, `overwrite`, `save_every`, `save_within`.
+
+        Raises `UserError` if the folder cannot be used as asked (see `open_run_folder`).
+        """
+        self.settings, self.overwrite = settings, config.overwrite
+        self.save_every = config.save_every  # seconds at least, at the end of an epoch
+        self.save_within = getattr(config, "save_within", config.save_every)  # at most
+        self.folder, self._lock = open_run_folder(
+            folder, resume=config.resume, overwrite=config.overwrite
+        )
+        self.state: dict | None = None
+        self.fingerprint = ""
+
+    @classmethod
+    def open(cls, config: PretrainConfig, flags: set[str]) -> Run:
+        """Open the run of `train_byol.py`; with `--resume` read its last state.
+
+        Raises `UserError` if the folder holds another run, if the state cannot be read or has
+        other settings, or if the encoder could not be written in the end.
+        """
+        run = cls(config.run_dir, dataclasses.asdict(config), config)
+        checkpoint.check_writable(config.out)
+        if Path(config.out).exists() and not (config.resume or config.overwrite):
+            raise UserError(
+                f"--out: there is {config.out} already; give another name for this run's encoder, "
+                "or --overwrite to replace it"
+            )
+        if config.resume:
+            may_grow = {"epochs"} & flags  # a higher default or file does not lengthen a run
+            run.load_state(MAY_DIFFER_ON_RESUME, may_grow)
+        return run
+
+    def load_state(self, may_differ: set[str], may_grow: set[str]) -> None:
+        """Read the last state. Raises `UserError` if it is of other settings."""
+        self.state = checkpoint.load_state(self.folder)
+        check_same_settings(self.state["config"], self.settings, may_differ, may_grow, self.folder)
+
+    def check_same_photos(self, photos) -> None:
+        """Raise `UserError` if the run was started with other photos."""
+        self.fingerprint = photos.fingerprint
+        if self.state and self.state["data_fingerprint"] != photos.fingerprint:
+            raise UserError(
+                f"--resume: {self.folder} was started with other images than --data "
+                f"{photos.source} now has; put the old ones back, or start anew in another "
+                "--run-dir"
+            )
+
+    def start(self, schedule: Schedule, *, log, model, **others) -> int:
+        """Restore everything from the last state, or begin anew: the first step to take.
+
+        `log`, `model` and `others` (optimizer, scaler) have `state_dict` and `load_state_dict`.
+        They are what a checkpoint holds.
+        """
+        self.schedule, self.log, self.model = schedule, log, model
+        self.parts = {"model": model, **others, "log": log}
+        first_step = 0
+        if self.state:
+            first_step = self.state["step"]
+            for name, part in self.parts.items():
+                part.load_state_dict(self.state[name])
+            self._tell_of_longer_schedule()
+        else:  # every check is behind us: only now may --overwrite cost the earlier run
+            remove_states(self.folder)
+        going_on = f", going on at step {first_step:,}" if self.state else ""
+        self.say(f"run folder  {printable(str(self.folder))}{going_on}")
+        self.state = None  # its memory is free again
+        log.begin(first_step)
+        return first_step
+
+    def _tell_of_longer_schedule(self) -> None:
+        before, now = self.state["config"]["epochs"], self.settings["epochs"]
+        if now > before:
+            self.say(
+                f"note        --epochs was {before} and is now {now}: from here on rate and tau "
+                "follow the longer schedule, so the result is not that of a run of "
+                f"{now} epochs from the start"
+            )
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def __enter__(self) -> Run:
+        self.interrupt = Interrupt()
+        self.interrupt.__enter__()
+        self.saved_at = time.perf_counter()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.interrupt.__exit__(*error)
+
+    def after_step(self, done: int) -> None:
+        """Save if it is due after `done` steps. Raises `Stopped` if a signal asked for it."""
+        stopping, at_end = self.interrupt.asked, done == self.schedule.total_steps
+        unsaved = time.perf_counter() - self.saved_at  # seconds
+        due = unsaved >= self.save_within
+        due |= self.schedule.ends_epoch(done) and unsaved >= self.save_every
+        if due or stopping or (at_end and self.saves_at_end):
+            self.save(done)
+        if stopping and not (at_end and self.saves_at_end):
+            how = "--resume in place of --overwrite" if self.overwrite else "--resume"
+            raise Stopped(
+                f"saved at step {done:,} in {self.folder / LAST}; the same command with {how} "
+                "goes on",
+                self.interrupt.code,
+            )
+
+    def save(self, done: int) -> None:
+        """Write the state after `done` steps. Raises `UserError` if a weight is not finite."""
+        with self.log.clock_stopped():
+            self.log.flush()
+            self.log.check(self.model, done)
+            content = {name: part.state_dict() for name, part in self.parts.items()}
+            content |= {"step": done, "config": self.settings}
+            checkpoint.save_state(self.folder, {**content, "data_fingerprint": self.fingerprint})
+        self.saved_at = time.perf_counter()

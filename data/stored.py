@@ -1,0 +1,172 @@
+"""Arrays and lists of texts in .npy files, of which rows are read as they are needed."""
+
+from __future__ import annotations
+
+import operator
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from byol.errors import UserError
+from byol.files import write_file
+
+HEADER_BYTES = 128
+
+
+def npy_header(dtype: type, shape: tuple[int, ...]) -> bytes:
+    """Build the header of a .npy file as numpy writes it: 128 bytes for any shape we have."""
+    text = f"{{'descr': {np.dtype(dtype).str!r}, 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"
+
+
+class StoredArray:
+    """An array in a .npy file, which stays open: it may be deleted without harm.
+
+    Rows are read and not mapped into memory: there a file that is cut would end the process
+    (SIGBUS). Raises `OSError` or `ValueError` if the file is not this array, and later `UserError`
+    if it is cut or written to while it is in use.
+    """
+
+    def __init__(self, path: Path, dtype: type, shape: tuple[int, ...]):
+        self.path, self.dtype, self.shape = path, np.dtype(dtype), shape
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
+        self._row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        self._opened = self._state()
+        header = npy_header(dtype, shape)
+        if os.pread(self._file, HEADER_BYTES, 0) != header:
+            raise ValueError(f"{path} does not hold {self.dtype} {shape}")
+        if self._opened[0] != HEADER_BYTES + self.nbytes:
+            raise ValueError(f"{path} is not as long as its header says")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self._row_bytes
+
+    def __getitem__(self, index) -> np.ndarray:
+        """A row, or rows: of a number, a slice, or an array of numbers from 0 on."""
+        rows = np.asarray(range(len(self))[index] if isinstance(index, int | slice) else index)
+        out = np.empty((rows.size, *self.shape[1:]), self.dtype)
+        self.read(rows.reshape(-1), out)
+        return out.reshape(rows.shape + self.shape[1:])
+
+    def read_all(self) -> np.ndarray:
+        """Read all of it, as an array that can be written to."""
+        out = np.empty(self.shape, self.dtype)
+        self._fill(memoryview(out.reshape(-1).view(np.uint8)), HEADER_BYTES)
+        self._check_unchanged()
+        return out
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read `rows` (int64, N) into `out` (N, ...), contiguous."""
+        buffer, size = memoryview(out.reshape(-1).view(np.uint8)), self._row_bytes
+        places = (rows * size + HEADER_BYTES).tolist()
+        for start, at in zip(range(0, len(buffer), size), places, strict=True):
+            self._fill(buffer[start : start + size], at)
+        self._check_unchanged()
+
+    def _fill(self, buffer: memoryview, at: int) -> None:
+        """Fill `buffer` with the bytes of the file from `at` on."""
+        try:
+            while (count := os.preadv(self._file, (buffer,), at)) < len(buffer):
+                if not count:
+                    raise self._spoilt("was cut while it was in use")
+                buffer, at = buffer[count:], at + count
+        except OSError as error:
+            raise self._spoilt(f"cannot be read ({error.strerror})") from None
+
+    def _state(self) -> tuple[int, int]:
+        info = os.fstat(self._file)
+        return info.st_size, info.st_mtime_ns
+
+    def _check_unchanged(self) -> None:
+        if self._state() != self._opened:
+            raise self._spoilt("was written to while it was in use")
+
+    def _spoilt(self, what: str) -> UserError:
+        return UserError(
+            f"{self.path} {what}: remove the folder {self.path.parent} and run the command again, "
+            "which packs the photos anew; train_byol.py goes on with --resume"
+        )
+
+
+class Texts(Sequence):
+    """A read-only list of strings, or of tuples of them, each decoded when it is asked for.
+
+    blob: uint8 (B,), all strings in UTF-8, one after the other; lone surrogates are kept
+    ends: int64 (width * N + 1,), the end of each string in the blob, after a 0
+    width: 1 for strings, K for tuples of K strings
+
+    Both are read at the first use. It equals a list of the same items.
+    """
+
+    def __init__(self, blob: StoredArray, ends: StoredArray, width: int = 1):
+        self._stored = blob, ends
+        self._width = width
+
+    @cached_property
+    def _content(self) -> tuple[memoryview, np.ndarray]:
+        blob, ends = self._stored
+        return memoryview(blob.read_all()), ends.read_all()
+
+    def __len__(self) -> int:
+        return (len(self._stored[1]) - 1) // self._width
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = operator.index(index)
+        at += len(self) if at < 0 else 0
+        if not 0 <= at < len(self):
+            raise IndexError(f"no item {index} in a list of {len(self)}")
+        return next(self._items(at, at + 1))
+
+    def __iter__(self) -> Iterator:
+        for first in range(0, len(self), 1024):
+            yield from self._items(first, min(first + 1024, len(self)))
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, Texts | list):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} texts: {self[:3]}{'...' if len(self) > 3 else ''}>"
+
+    def _items(self, first: int, last: int) -> Iterator:
+        blob, ends = self._content
+        ends = ends[first * self._width : last * self._width + 1].tolist()
+        texts = [str(blob[a:b], "utf-8", "surrogatepass") for a, b in pairwise(ends)]
+        if self._width == 1:
+            return iter(texts)
+        return zip(*(texts[i :: self._width] for i in range(self._width)), strict=True)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file and flush it to the disk. Raises `OSError`."""
+    write_file(path, npy_header(array.dtype, array.shape) + array.tobytes())
+
+
+def write_texts(folder: Path, name: str, texts: Iterable[str]) -> None:
+    """Write what `read_texts` reads, NAME.npy and NAME_ends.npy. Raises `OSError`."""
+    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    write_array(folder / f"{name}.npy", np.frombuffer(b"".join(parts), np.uint8))
+    write_array(folder / f"{name}_ends.npy", ends)
+
+
+def read_texts(folder: Path, name: str, count: int, width: int = 1) -> Texts:
+    """Open `count` items of `width` strings each. Raises `OSError` or `ValueError`."""
+    ends = StoredArray(folder / f"{name}_ends.npy", np.int64, (count * width + 1,))
+    blob = StoredArray(folder / f"{name}.npy", np.uint8, (int(ends[-1]),))
+    return Texts(blob, ends, width)
