@@ -10,6 +10,7 @@ The method is byol/method.py; this is the loop around it.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 
 import torch
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
 
         # a first Ctrl-C lets this finish
         save_encoder(config.out, encoder, config, schedule.total_steps, photos.fingerprint)
-    out = printable(config.out)
+    out = printable(shlex.quote(config.out))
     print(f"took {log.summary()}")
     print(f"wrote {out}: now python train_classifier.py --init {out} --freeze")
 

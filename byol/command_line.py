@@ -8,8 +8,10 @@ then the flags. Keys at the top of a file are read by every script that has them
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
+import os
 import sys
 import tomllib
 import typing
@@ -184,11 +186,18 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
 
     0 done; 2 with one sentence on stderr, for a `UserError`, a full disk, too little memory, or an
     operation that --deterministic cannot have; 130 interrupted, 143 terminated. No control
-    character of a name gets to the terminal.
+    character of a name gets to the terminal. Output that nobody reads any more stops nothing.
     """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
+        with (
+            contextlib.redirect_stdout(Output(sys.stdout)),
+            contextlib.redirect_stderr(Output(sys.stderr)),
+        ):
+            return finish(argv)
+
+    def finish(argv: list[str] | None) -> int:
         try:
             main(argv)
         except KeyboardInterrupt as interrupt:
@@ -204,6 +213,41 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
         return 0
 
     return run
+
+
+class Output:
+    """A text stream that may lose its reader, as at the end of a pipe or of a closed terminal.
+
+    What can no longer be written is dropped, so that a run goes on. A character that the terminal's
+    encoding lacks is written as an escape.
+    """
+
+    def __init__(self, stream):
+        self._stream, self._lost = stream, stream is None
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda: self._stream.flush())
+
+    def _try(self, act: Callable) -> None:
+        if self._lost:
+            return
+        try:
+            act()
+        except OSError:
+            self._lost = True
+            with contextlib.suppress(OSError, ValueError):  # what is buffered goes nowhere, too
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
 
 
 def _sentence(error: Exception) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import zlib
@@ -12,6 +13,7 @@ from pathlib import Path
 
 _SEAL = b"\nbyol: CRC-32 of what is before this line: "  # and eight hexadecimal digits
 _CHUNK = 2**20
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @contextlib.contextmanager
@@ -81,6 +83,21 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use: by its affinity, and by a limit of its cgroup."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for name, read in (("cpu.max", str.split), ("cpu/cpu.cfs_quota_us", _cgroup1_quota)):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            quota, period = read((CGROUP / name).read_text())[:2]
+            if quota not in ("max", "-1"):
+                cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores or 1)
+
+
+def _cgroup1_quota(quota: str) -> list[str]:
+    return [quota.strip(), (CGROUP / "cpu/cpu.cfs_period_us").read_text()]
 
 
 def write_json(path: str | Path, content: dict) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from byol.errors import NO_ROOM, UserError, printable
-from byol.files import write_file
+from byol.files import usable_cores, write_file
 from data.classes import classify
 from data.decode import BadImage
 from data.sources import DATA_DIR, Source, find_source
@@ -246,7 +246,7 @@ def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, st
 
     Yields what was loaded, or (name, reason) for a file to skip.
     """
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     pending: deque[tuple[Item, Future[Loaded]]] = deque()
     waiting = 0
     seen: set[str] = set()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from byol.errors import UserError
+from byol.files import usable_cores
 
 
 def set_up(
@@ -29,6 +30,8 @@ def set_up(
     Raises `UserError` for what this machine does not have.
     """
     set_deterministic(deterministic)
+    if torch.get_num_threads() > usable_cores():  # a limit that torch does not see
+        torch.set_num_threads(usable_cores())
     chosen = pick_device(device)
     keep_freed_memory()
     return chosen, pick_amp(amp, chosen)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import statistics
+import sys
+import warnings
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
+os.environ["MPLBACKEND"] = "Agg"  # a notebook asks for one that may not be there
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -20,8 +21,16 @@ from byol.report.table import PROTOCOLS, Cell
 def save_picture(figure: plt.Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all, and close it."""
     blob = io.BytesIO()
-    figure.savefig(blob, dpi=120, format="png")
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        figure.savefig(blob, dpi=120, format="png")
     plt.close(figure)
+    if any("missing from font" in str(warning.message) for warning in raised):
+        print(
+            f"{path.name}: the font of the pictures lacks letters of some names; they are drawn as "
+            "boxes",
+            file=sys.stderr,
+        )
     write_atomically(path, blob.getvalue())
     return path
 

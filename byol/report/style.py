@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from byol.errors import printable
+
 # Okabe and Ito's palette
 WEIGHTS = {
     "random": {"color": "#D55E00", "linestyle": "--", "hatch": "//", "label": "random weights"},
@@ -14,5 +16,5 @@ MOST_IN_LEGEND = 12
 
 
 def plain(text: str) -> str:
-    """Escape a text for a picture, where dollars would set off formulas."""
-    return text.replace("$", r"\$")
+    """Escape a text for a picture: dollars set off formulas, lone surrogates are errors."""
+    return printable(text).replace("$", r"\$")

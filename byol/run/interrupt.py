@@ -7,12 +7,15 @@ import threading
 
 from byol.errors import Stopped
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Interrupt:
     """Notes signals: `with Interrupt() as stop: ...`, and look at `stop.asked` after a step.
 
-    The first SIGINT or SIGTERM sets `asked`, and `code` to the exit code. A second one raises
-    `Stopped` at once. Outside the main thread (some test runners) signals are left alone.
+    The first SIGINT, SIGTERM or SIGHUP (of a closed terminal) sets `asked`, and `code` to the exit
+    code. A second one raises `Stopped` at once. Outside the main thread (some test runners) signals
+    are left alone.
     """
 
     def __init__(self) -> None:
@@ -22,8 +25,9 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         self._previous = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._stop)
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` asks for
+                    self._previous[number] = signal.signal(number, self._stop)
         return self
 
     def __exit__(self, *_) -> None:
