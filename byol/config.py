@@ -386,7 +386,7 @@ def _check_pretraining(config: PretrainConfig) -> None:
             "lower it, or raise store_size"
         )
     if config.losses == "multi":
-        outputs = [AVGPOOL, *config.inner_blocks]
+        outputs = [AVGPOOL, *config.trained_blocks]
         if len(config.loss_weights) != len(outputs) or not any(config.loss_weights):
             weights = " ".join(f"{weight:g}" for weight in config.loss_weights)
             raise UserError(

@@ -6,8 +6,6 @@ import difflib
 import errno
 from collections.abc import Iterable
 
-import torch
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on files
 
 
@@ -41,6 +39,8 @@ def first_line(error: Exception) -> str:
 
 def gpu_is_full(error: Exception) -> bool:
     """Tell whether a GPU had too little memory. PyTorch or one of its libraries may say so."""
+    import torch  # not above: packing photos needs no torch, which takes seconds to import
+
     if isinstance(error, torch.OutOfMemoryError):
         return True
     of_libraries = (

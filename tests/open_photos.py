@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from byol.errors import command
+from byol.command_line import command
 from data import open_photos
 
 

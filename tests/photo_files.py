@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from byol.stored_array import StoredArray
-from data.columns import write_array
+from data.stored import StoredArray, write_array
 
 
 def stored(path: Path, array: np.ndarray) -> StoredArray:

@@ -1,10 +1,22 @@
-"""Which device a name stands for."""
+"""Which device a name stands for, its precision, its memory; threads that compute alone."""
+
+import threading
 
 import pytest
 import torch
+from refusals import fails
 
-from byol.device import describe, has_code_for, pick_amp, pick_device
+from byol.command_line import command
 from byol.errors import UserError
+from byol.hardware.device import (
+    describe,
+    free_bytes,
+    has_code_for,
+    pick_amp,
+    pick_device,
+    read_later,
+    workers,
+)
 
 BUILT_FOR = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_120"]
 
@@ -90,3 +102,74 @@ def test_the_precision_of_a_card(monkeypatch, generation, name, amp, banner):
 def test_float32_on_a_card_with_tf32_says_so(monkeypatch):
     card(monkeypatch, (8, 6), "NVIDIA GeForce RTX 3070")
     assert describe(torch.device("cuda", 0), None).endswith("float32 (TF32 in convolutions)")
+
+
+def test_float16_is_not_for_the_cpu():
+    with pytest.raises(UserError, match="--amp fp16 needs a CUDA device"):
+        pick_amp("fp16", torch.device("cpu"))
+    assert pick_amp("bf16", torch.device("cpu")) == torch.bfloat16
+    assert pick_amp("off", torch.device("cpu")) is None
+
+
+def test_free_bytes_is_the_least_of_the_card_and_of_the_limit(monkeypatch):
+    """On a card of 10 GB: 4 free, 3 allocated here, 1 cached here; the limit is a part of it."""
+    told = {"mem_get_info": (4, 10), "memory_allocated": 3, "memory_reserved": 4}
+    emptied = {"mem_get_info": (5, 10), "memory_reserved": 3}
+    for name in told:
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: told[name])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: told.update(emptied))
+    for fraction, expected in ((1.0, 5), (0.7, 4), (0.3, 0)):
+        name = "get_per_process_memory_fraction"  # torch 2.6 has none
+        monkeypatch.setattr(torch.cuda, name, lambda device, f=fraction: f, raising=False)
+        assert free_bytes(torch.device("cuda", 0)) == expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+    ],
+)
+def test_no_memory_left_on_the_gpu_is_one_sentence(error, capsys):
+    @command
+    def main(argv):
+        raise error
+
+    fails(capsys, main([]), "the GPU has too little memory", "--batch-size", "--device cpu")
+
+
+def test_another_error_is_left_as_it_is():
+    @command
+    def main(argv):
+        raise RuntimeError("the shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        main([])
+
+
+def test_values_are_read_later():
+    assert read_later(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_values_that_are_read_later_from_cuda_are_those_of_now():
+    values = torch.arange(4.0, device="cuda")
+    later = read_later(values)
+    values.add_(10)
+    assert later() == [0, 1, 2, 3]
+
+
+def test_workers_compute_alone_and_leave_the_callers_threads():
+    before = torch.get_num_threads()
+    pool = workers(-1, 3)
+    meet = threading.Barrier(3)
+    counts = list(pool.map(lambda _: (meet.wait(), torch.get_num_threads())[1], range(3)))
+    try:
+        assert counts == [1, 1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

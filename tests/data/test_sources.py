@@ -6,7 +6,6 @@ import stat
 import tarfile
 import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +13,10 @@ from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
 from PIL import Image
 
 from byol.errors import UserError
-from data import files, open_photos, sources
-from data.layout import classify
+from data import open_photos, sources, walk
+from data.classes import classify
 
-CIFAR10 = Path(__file__).resolve().parents[2] / "shared" / "datasets" / "cifar10.tar.xz"
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BYOL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def opened(path, size=8):
@@ -221,7 +215,7 @@ def test_nothing_of_a_hostile_archive_touches_the_disk(tmp_path):
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
 def test_oversized_files_are_skipped(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 2000)
+    monkeypatch.setattr(walk, "MAX_FILE_BYTES", 2000)
     content = {**pngs(*(f"{i}.png" for i in range(10))), "big.png": png(0, 64)}
     write = {"zip": write_zip, "tar": write_tar, "folder": write_folder}[kind]
     photos = opened(write(tmp_path / f"a.{kind}", content))
@@ -366,18 +360,19 @@ def test_cifar10(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_real_cifar10():
+def test_real_cifar10(root):
     """60,000 small files in one archive, packed as it lies in under a minute."""
-    if not CIFAR10.is_file():
-        pytest.skip(f"CIFAR-10 is not at {CIFAR10}")
+    path = root.parent / "shared" / "datasets" / "cifar10.tar.xz"
+    if not path.is_file():
+        pytest.skip(f"CIFAR-10 is not at {path}")
     started = time.monotonic()
-    photos = opened(CIFAR10, 32)
+    photos = opened(path, 32)
     assert time.monotonic() - started < 60
     assert (len(photos.names), photos.skipped) == (60_000, [])
     assert (photos.classes[0], photos.classes[-1], len(photos.classes)) == ("airplane", "truck", 10)
     for test, count in ((True, 1_000), (False, 5_000)):
         assert np.bincount(photos.labels[photos.is_test == test]).tolist() == [count] * 10
-    with files.lzma.open(CIFAR10) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with walk.lzma.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:  # the first image of the archive, read without this project
             if member.isfile():
                 first = np.asarray(Image.open(archive.extractfile(member)).convert("RGB"))
@@ -422,6 +417,6 @@ def test_a_tar_is_read_in_one_pass(tmp_path, monkeypatch):
         def seek(self, *_):
             raise AssertionError("a seek")
 
-    blob = files.lzma.open(tmp_path / "a.tar.xz").read()
-    monkeypatch.setattr(files, "_open_stream", lambda path: OnePass(io.BytesIO(blob)))
+    blob = walk.lzma.open(tmp_path / "a.tar.xz").read()
+    monkeypatch.setattr(walk, "_open_stream", lambda path: OnePass(io.BytesIO(blob)))
     assert len(opened(tmp_path / "a.tar.xz").names) == 10

@@ -2,9 +2,8 @@
 
 import errno
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -15,20 +14,9 @@ import pytest
 from photo_files import pets, png, pngs, write_folder, write_zip
 
 from byol.errors import UserError
-from byol.stored_array import npy_header
 from data import open_photos, pack
-from data.columns import write_array, write_texts
 from data.decode import decode
-
-ROOT = Path(__file__).resolve().parents[1]
-REAL = ROOT.parent / "shared" / "datasets" / "cats_vs_dogs.zip"
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("BYOL_CACHE", str(folder))
-    return folder
+from data.stored import npy_header, write_array, write_texts
 
 
 @pytest.fixture
@@ -219,7 +207,7 @@ def test_an_interrupted_packing_leaves_nothing(cache, archive, monkeypatch, erro
         return decode(blob, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr("data.files.decode", interrupted)
+        patch.setattr("data.walk.decode", interrupted)
         with pytest.raises(UserError if error is MemoryError else error):
             opened(archive)
     assert list(cache.iterdir()) == []
@@ -294,40 +282,44 @@ def other_array(path):
         file.truncate(size)
 
 
-def packed_anew(cache, archive, packings, damage, *names) -> None:
-    """Damage the files of a pack; the next opening packs again, the one after that does not."""
+@pytest.fixture
+def packed(cache, tmp_path, packings):
+    """A function that damages a file of a pack: the next opening packs again, the one after not."""
+    content = {**pets(10), "PetImages/x.jpg": b"", "PetImages/y.jpg": b""}
+    archive = write_zip(tmp_path / "pets.zip", content)
     want = opened(archive)
     pixels, labels = want.images[:], want.labels.tolist()
-    for name in names:
+
+    def check(damage, name):
+        before = len(packings)
         damage(next(cache.iterdir()) / name)
-    photos = opened(archive)
-    np.testing.assert_array_equal(photos.images[:], pixels)
-    assert (photos.labels.tolist(), photos.names) == (labels, list(pets(10)))
-    assert len(packings) == 2
-    opened(archive)
-    assert len(packings) == 2
-    assert len(list(cache.iterdir())) == 1
+        photos = opened(archive)
+        np.testing.assert_array_equal(photos.images[:], pixels)
+        assert (photos.labels.tolist(), photos.names) == (labels, list(pets(10)))
+        assert photos.skipped == [("PetImages/x.jpg", "empty file"),
+                                  ("PetImages/y.jpg", "empty file")]  # fmt: skip
+        assert len(packings) == before + 1, name
+        opened(archive)
+        assert len(packings) == before + 1, name
+        assert len(list(cache.iterdir())) == 1
+
+    return check
 
 
 @pytest.mark.parametrize("damage", [cut, grow, Path.unlink])
-@pytest.mark.parametrize("name", [*pack.FILES, "manifest.json"])
-def test_a_damaged_file_is_packed_anew(cache, tmp_path, packings, name, damage):
-    content = {**pets(10), "PetImages/x.jpg": b"", "PetImages/y.jpg": b""}
-    archive = write_zip(tmp_path / "pets.zip", content)
-    packed_anew(cache, archive, packings, damage, name)
+def test_a_damaged_file_is_packed_anew(packed, damage):
+    for name in (*pack.FILES, "manifest.json"):
+        packed(damage, name)
 
 
 @pytest.mark.parametrize("damage", [garble_header, other_array])
-@pytest.mark.parametrize("name", [name for name in pack.FILES if name.endswith(".npy")])
-def test_an_array_of_another_kind_is_packed_anew(cache, tmp_path, packings, name, damage):
-    content = {**pets(10), "PetImages/x.jpg": b"", "PetImages/y.jpg": b""}
-    archive = write_zip(tmp_path / "pets.zip", content)
-    packed_anew(cache, archive, packings, damage, name)
+def test_an_array_of_another_kind_is_packed_anew(packed, damage):
+    for name in (name for name in pack.FILES if name.endswith(".npy")):
+        packed(damage, name)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_a_wrong_manifest_is_packed_anew(packed):
+    for change in (
         {"count": 19},
         {"count": -1},
         {"count": "20"},
@@ -335,47 +327,38 @@ def test_an_array_of_another_kind_is_packed_anew(cache, tmp_path, packings, name
         {"skipped": None},
         {"bytes": {}},
         {"bytes": []},
-    ],
-)
-def test_a_wrong_manifest_is_packed_anew(cache, archive, packings, change):
-    def damage(path):
-        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    ):
 
-    packed_anew(cache, archive, packings, damage, "manifest.json")
+        def damage(path, change=change):
+            path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+        packed(damage, "manifest.json")
 
 
-@pytest.mark.parametrize("text", ["[]", "", "null", '{"count": 20}'])
-def test_no_manifest_at_all_is_packed_anew(cache, archive, packings, text):
-    packed_anew(cache, archive, packings, lambda path: path.write_text(text), "manifest.json")
+def test_no_manifest_at_all_is_packed_anew(packed):
+    for text in ("[]", "", "null", '{"count": 20}'):
+        packed(lambda path, text=text: path.write_text(text), "manifest.json")
 
 
 def test_two_processes_at_once(cache, tmp_path):
     path = write_zip(tmp_path / "a.zip", pngs(*(f"{i}.png" for i in range(400))))
-    code = (
-        "import sys; from data import open_photos\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "p = open_photos(sys.argv[1], 8, progress=False)\n"
-        "print(len(p.names), int(p.images[:].sum()))"
-    )
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(path)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for run in runs:
-        assert run.stdout.readline() == "ready\n"
-    for run in runs:
-        run.stdin.write("go\n")
-        run.stdin.flush()
-    answers = [run.communicate(timeout=60)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0]
-    assert answers[0] == answers[1]
-    assert answers[0].startswith("400 ")
+    fork = multiprocessing.get_context("fork")
+    ready, answers = fork.Barrier(2), fork.Queue()
+
+    def open_once():
+        ready.wait(60)
+        photos = opened(path)
+        answers.put((len(photos.names), int(photos.images[:].sum())))
+
+    processes = [fork.Process(target=open_once) for _ in range(2)]
+    for process in processes:
+        process.start()
+    first, second = (answers.get(timeout=60) for _ in range(2))
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert first == second
+    assert first[0] == 400
     assert len(list(cache.iterdir())) == 1
 
 
@@ -388,7 +371,7 @@ def test_the_order_of_the_source_is_kept(cache, tmp_path, monkeypatch):
         time.sleep(0.01 * (blobs.index(blob) % 3 == 0))
         return decode(blob, size)
 
-    monkeypatch.setattr("data.files.decode", uneven)
+    monkeypatch.setattr("data.walk.decode", uneven)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     photos = opened(write_zip(tmp_path / "a.zip", content))
     assert photos.names == list(content)
@@ -396,11 +379,9 @@ def test_the_order_of_the_source_is_kept(cache, tmp_path, monkeypatch):
         np.testing.assert_array_equal(photos.images[row], decode(blobs[row], 8)[0])
 
 
-def test_real_photos(cache, tmp_path, capsys):
-    if not REAL.exists():
-        pytest.skip(f"the real photos are not at {REAL}")
+def test_real_photos(cache, tmp_path, real_photos, capsys):
     empty = ["PetImages/Cat/666.jpg", "PetImages/Dog/11702.jpg"]
-    with zipfile.ZipFile(REAL) as real:
+    with zipfile.ZipFile(real_photos) as real:
         names = [f"PetImages/{kind}/{i}.jpg" for kind in ("Cat", "Dog") for i in range(100)]
         content = {name: real.read(name) for name in [*names, *empty]}
     photos = opened(write_zip(tmp_path / "real.zip", content), size=64)

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,28 +12,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from byol.augment import (
-    CONTRAST,
-    CROP_AND_FLIP,
-    HUE,
-    RECIPES,
-    SATURATION,
-    Augment,
-    Draws,
-    View,
-    apply,
-    central_view,
-    changed,
-    draw,
-    pieces,
-    plan_views,
-    two_views,
-    uniforms,
-)
+from byol.hardware.batches import Batch
+from byol.views.augment import Augment, TwoViews, central_view
+from byol.views.draws import CONTRAST, HUE, SATURATION, Draws, draw, uniforms
+from byol.views.recipes import CROP_AND_FLIP, RECIPES, View, adjust_recipe
+from byol.views.render import chunks, plan_views, render
 
 MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.2, 0.22)
 MANY = 20_000
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "datasets" / "cats_vs_dogs.zip"
 EVERYTHING = View(jitter=0.8, hue=0.5, grayscale=0.3, blur=0.5, solarize=0.4)
 
 
@@ -49,8 +34,8 @@ def squares(count: int, side: int) -> np.ndarray:
     return np.full((count, 2), side)
 
 
-def many(view: View, number: int = 0, seed: int = 0, step: int = 0, size=(300, 400)) -> Draws:
-    return draw(view, number, seed, step, np.arange(MANY), np.tile(size, (MANY, 1)))
+def many(view: View, view_index: int = 0, seed: int = 0, step: int = 0, size=(300, 400)) -> Draws:
+    return draw(view, view_index, seed, step, np.arange(MANY), np.tile(size, (MANY, 1)))
 
 
 def torchvision_chain(image: Tensor, draws: Draws, row: int, size: int) -> Tensor:
@@ -81,7 +66,7 @@ def torchvision_chain(image: Tensor, draws: Draws, row: int, size: int) -> Tenso
 
 def assert_is_torchvisions(images: Tensor, draws: Draws, size: int) -> None:
     """The chain's views are within 1e-3 of the 0..1 range."""
-    ours = apply(images, draws, size, MEAN, STD)
+    ours = render(images, draws, size, MEAN, STD)
     theirs = [torchvision_chain(image, draws, row, size) for row, image in enumerate(images)]
     difference = (ours - torch.stack(theirs)).abs() * torch.tensor(STD)[:, None, None]
     assert difference.max() < 1e-3
@@ -103,9 +88,8 @@ def test_chain_is_torchvisions_in_every_order() -> None:
     assert_is_torchvisions(smooth(24, 48, 48), draws, 40)
 
 
-@pytest.mark.skipif(not PHOTOS.exists(), reason=f"needs {PHOTOS}")
-def test_chain_is_torchvisions_on_photos() -> None:
-    with zipfile.ZipFile(PHOTOS) as archive:
+def test_chain_is_torchvisions_on_photos(real_photos) -> None:
+    with zipfile.ZipFile(real_photos) as archive:
         names = [name for name in sorted(archive.namelist()) if name.endswith(".jpg")][:6]
         files = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
     pixels = [np.asarray(photo.resize((180, 180), Image.Resampling.BICUBIC)) for photo in files]
@@ -127,11 +111,11 @@ def test_view_without_operations_is_the_normalised_image() -> None:
 
 
 def test_an_operation_leaves_the_other_images_bits() -> None:
-    """Every second image draws an operation; its neighbours in the piece do not change at all."""
+    """Every second image draws an operation; its neighbours in the chunk do not change at all."""
     images, never = smooth(16, 40, 40), np.zeros(16, bool)
     odd = np.arange(16) % 2 == 1
     plain = draw(View(flip=0.0), 0, 0, 0, np.arange(16), squares(16, 40))
-    untouched = apply(images, plain, 40, MEAN, STD)
+    untouched = render(images, plain, 40, MEAN, STD)
     factors = np.tile([1.3, 0.7, 1.2, 0.2], (16, 1))
     for change in (
         {"jitter": odd, "factors": factors},
@@ -140,7 +124,7 @@ def test_an_operation_leaves_the_other_images_bits() -> None:
         {"solarize": odd},
     ):
         draws = dataclasses.replace(plain, **{"jitter": never, **change})
-        out = apply(images, draws, 40, MEAN, STD, piece=16)
+        out = render(images, draws, 40, MEAN, STD, chunk=16)
         assert torch.equal(out[~odd], untouched[~odd])
         assert ((out - untouched)[odd].abs().amax((1, 2, 3)) > 1e-3).all()
 
@@ -153,7 +137,7 @@ def test_crop_is_taken_in_the_photos_own_shape() -> None:
     across = ramp.expand(store, store)
     images = torch.stack([across, across.T, across]).round().to(torch.uint8).repeat(5, 1, 1, 1)
     draws = draw(View(crop_scale=(0.2, 1.0)), 0, 3, 0, np.arange(5), sizes)
-    out = apply(images, draws, size, (0, 0, 0), (1, 1, 1)).numpy()
+    out = render(images, draws, size, (0, 0, 0), (1, 1, 1)).numpy()
     steps = (np.arange(size) + 0.5) / size
     for row, (top, left, height, width) in enumerate(draws.crop):
         columns = (left + width * (1 - steps if draws.flip[row] else steps)) / sizes[row, 1]
@@ -252,7 +236,7 @@ def test_images_views_steps_and_seeds_draw_independently() -> None:
     base = table(many(EVERYTHING))
     others = {
         "the next image": np.roll(base, 1, axis=0),
-        "the other view": table(many(EVERYTHING, number=1)),
+        "the other view": table(many(EVERYTHING, view_index=1)),
         "the next step": table(many(EVERYTHING, step=1)),
         "another seed": table(many(EVERYTHING, seed=1)),
     }
@@ -280,7 +264,15 @@ def test_uniforms_never_change() -> None:
     np.testing.assert_array_equal(u, expected)
 
 
-def test_views_do_not_depend_on_the_batch() -> None:
+@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_views_do_not_depend_on_the_batch(threads) -> None:
     count, store, size = 30, 40, 32
     images, sizes, indices = smooth(count, store, store), squares(count, store), np.arange(count)
     augment = Augment(EVERYTHING, 1, size, MEAN, STD, seed=5)
@@ -290,15 +282,15 @@ def test_views_do_not_depend_on_the_batch() -> None:
     split = [augment(images[part], sizes[part], indices[part], 9) for part in parts]
     torch.testing.assert_close(torch.cat(split), whole[mixed], atol=1e-5, rtol=0)
     draws = draw(EVERYTHING, 1, 5, 9, indices, sizes)
-    for piece in (1, 7, count):
-        other = apply(images, draws, size, MEAN, STD, piece=piece)
+    for chunk in (1, 7, count):
+        other = render(images, draws, size, MEAN, STD, chunk=chunk)
         torch.testing.assert_close(other, whole, atol=1e-5, rtol=0)
 
 
-def test_a_recipe_can_be_changed() -> None:
-    assert changed(RECIPES["short"]) == RECIPES["short"]
-    first, second = changed(RECIPES["short"], crop_min=0.6, jitter_strength=0.5, solarize=0.7)
-    stronger = changed(RECIPES["short"], jitter_strength=5)
+def test_a_recipe_can_be_adjusted() -> None:
+    assert adjust_recipe(RECIPES["short"]) == RECIPES["short"]
+    first, second = adjust_recipe(RECIPES["short"], crop_min=0.6, jitter_strength=0.5, solarize=0.7)
+    stronger = adjust_recipe(RECIPES["short"], jitter_strength=5)
     for view in (first, second):
         draws = many(view)
         area = draws.crop[:, 2] * draws.crop[:, 3] / (300 * 400)
@@ -313,23 +305,27 @@ def test_a_recipe_can_be_changed() -> None:
 
 
 def test_every_image_step_seed_and_view_looks_different() -> None:
-    images, sizes = smooth(1, 40, 40).repeat(8, 1, 1, 1), squares(8, 40)
-    first, second = two_views(RECIPES["small"], 32, MEAN, STD, seed=0)
-    reseeded = two_views(RECIPES["small"], 32, MEAN, STD, seed=1)[0]
-    indices = np.arange(8)
-    out = [first(images, sizes, indices, 0), second(images, sizes, indices, 0)]
-    out += [first(images, sizes, indices, 1), reseeded(images, sizes, indices, 0)]
+    images, rows = smooth(1, 40, 40).repeat(8, 1, 1, 1), np.arange(8)
+    batch = Batch(images, squares(8, 40), rows)
+    two_views = TwoViews(RECIPES["small"], 32, MEAN, STD, seed=0)
+    reseeded = TwoViews(RECIPES["small"], 32, MEAN, STD, seed=1)
+    first, second = two_views(batch, 0)
+    out = [first, second, two_views(batch, 1)[0], reseeded(batch, 0)[0]]
     flat = torch.cat(out).flatten(1)
     distance = (flat[:, None] - flat).abs().mean(2) + torch.eye(len(flat))
     assert distance.min() > 1e-2
-    assert torch.equal(first(images, sizes, indices, 0), out[0])
+    for again, view in zip(two_views(batch, 0), (first, second), strict=True):
+        assert torch.equal(again, view)
+    for index, view in enumerate(RECIPES["small"]):  # each recipe's row with its own draws
+        alone = Augment(view, index, 32, MEAN, STD, 0)(images, squares(8, 40), rows, 0)
+        assert torch.equal(alone, out[index])
 
 
-def test_pieces_have_the_asked_size_and_are_sorted_by_need() -> None:
+def test_chunks_have_the_asked_size_and_are_sorted_by_need() -> None:
     count = 256
     draws = draw(RECIPES["photos"][1], 1, 0, 0, np.arange(count), squares(count, 64))
     plan = plan_views(draws, 64, 48)
-    parts = list(pieces(plan, 16))
+    parts = list(chunks(plan, 16))
     assert sum(part.stop - part.start for part in parts) == count
     assert sum(part.stop - part.start != 16 for part in parts) <= 2
     assert all(len(set(plan.blur[part])) == 1 for part in parts)
@@ -339,9 +335,8 @@ def test_pieces_have_the_asked_size_and_are_sorted_by_need() -> None:
     assert all((np.diff(rows) == 1).all() for rows in turning)
 
 
-def test_calls_leave_autograd_modes_and_threads_alone() -> None:
+def test_calls_leave_autograd_modes_and_threads_alone(threads) -> None:
     images, sizes, indices = smooth(6, 24, 24), squares(6, 24), np.arange(6)
-    threads = torch.get_num_threads()
     augment = Augment(EVERYTHING, 0, 24, MEAN, STD, 0)
     plain = augment(images, sizes, indices, 0)
     with torch.inference_mode():

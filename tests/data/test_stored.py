@@ -1,4 +1,4 @@
-"""Arrays in files, against numpy's own reading, and files that change while they are open."""
+"""Arrays and texts in files, against numpy's own reading and plain lists; files that change."""
 
 import os
 
@@ -7,8 +7,7 @@ import pytest
 from photo_files import stored
 
 from byol.errors import UserError
-from byol.stored_array import StoredArray, npy_header
-from data.columns import write_array
+from data.stored import StoredArray, Texts, npy_header, read_texts, write_array, write_texts
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def test_an_array_comes_back(path, shape, dtype):
     array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
     one = stored(path, array)
     np.testing.assert_array_equal(np.load(path), array)  # a plain .npy to everyone else
-    np.testing.assert_array_equal(one.whole(), array)
+    np.testing.assert_array_equal(one.read_all(), array)
     np.testing.assert_array_equal(one[:], array)
     assert (len(one), one.shape, one.dtype, one.nbytes) == (
         len(array), shape, array.dtype, array.nbytes,
@@ -92,7 +91,11 @@ def test_a_file_that_is_cut_or_written_to(path, harm, what):
     one = StoredArray(path, np.int64, (1000,))
     assert one[999] == 999
     harm(path)
-    for read in (lambda: one[[999]], one.whole, lambda: one[::2] if "written" in what else one[:]):
+    for read in (
+        lambda: one[[999]],
+        one.read_all,
+        lambda: one[::2] if "written" in what else one[:],
+    ):
         with pytest.raises(UserError, match=f"{what} while it was in use: remove the folder"):
             read()
 
@@ -102,7 +105,7 @@ def test_a_file_that_is_deleted_or_moved_is_read_on(path, harm):
     one = stored(path, np.arange(1000))
     harm(path)
     write_array(path, np.zeros(3))
-    assert one.whole().tolist() == list(range(1000))
+    assert one.read_all().tolist() == list(range(1000))
     assert one[[999, 0]].tolist() == [999, 0]
 
 
@@ -120,7 +123,7 @@ def test_a_disk_that_fails_is_one_sentence(path, monkeypatch):
 def test_reads_that_end_early_go_on(path, monkeypatch):
     one, preadv = stored(path, np.arange(100)), os.preadv
     monkeypatch.setattr(os, "preadv", lambda file, into, at: preadv(file, [into[0][:7]], at))
-    assert one.whole().tolist() == list(range(100))
+    assert one.read_all().tolist() == list(range(100))
 
 
 def test_it_is_closed_when_it_is_gone(path):
@@ -130,3 +133,78 @@ def test_it_is_closed_when_it_is_gone(path):
     del one
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
+
+
+# ---- texts ----
+
+ODD = [
+    "a",
+    "",
+    "é",
+    "日本語/\U0001f600.png",
+    "\udcff",
+    "\ud83d",
+    "\ude00",
+    "a\nb\0c",
+    "",
+    "z" * 5000,
+]
+
+
+def stored_texts(folder, texts) -> Texts:
+    write_texts(folder, "names", texts)
+    return read_texts(folder, "names", len(texts))
+
+
+@pytest.mark.parametrize(
+    "texts", [ODD, [], ["", ""], ["one"], [f"{'é' * (i % 7)}{i}" for i in range(2500)]]
+)
+def test_texts_are_a_plain_list(tmp_path, texts):
+    lazy = stored_texts(tmp_path, texts)
+    assert list(lazy) == texts
+    assert lazy == texts
+    assert texts == lazy
+    assert lazy == stored_texts(tmp_path, texts)
+    assert len(lazy) == len(texts)
+    assert [lazy[i] for i in range(len(texts))] == texts
+    assert [lazy[np.int64(i)] for i in range(-len(texts), 0)] == texts
+    for start, stop, step in [(0, 3, 1), (None, None, None), (-3, None, 1), (9, 1, -2), (5, 99, 3)]:
+        assert lazy[start:stop:step] == texts[start:stop:step]
+    assert list(reversed(lazy)) == texts[::-1]
+    for outside in (len(texts), -len(texts) - 1):
+        with pytest.raises(IndexError, match=f"no item {outside} "):
+            lazy[outside]
+
+
+def test_texts_know_where_one_is(tmp_path):
+    lazy = stored_texts(tmp_path, ODD)
+    assert [lazy.index(text) for text in ODD] == [ODD.index(text) for text in ODD]
+    assert "\udcff" in lazy
+    assert "\udcfe" not in lazy
+    assert lazy.count("") == 2
+
+
+@pytest.mark.parametrize(
+    "other", [[], ODD[:-1], [*ODD, ""], ["b", *ODD[1:]], tuple(ODD), "a", None]
+)
+def test_texts_differ(tmp_path, other):
+    assert stored_texts(tmp_path, ODD) != other
+
+
+def test_texts_cannot_be_changed(tmp_path):
+    lazy = stored_texts(tmp_path, ODD)
+    with pytest.raises(TypeError):
+        lazy[0] = "b"
+    with pytest.raises(TypeError):
+        lazy["a"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 1500])
+def test_pairs_of_texts(tmp_path, count):
+    pairs = [(f"é{i}", "\udcff" * (i % 3)) for i in range(count)]
+    write_texts(tmp_path, "skipped", (text for pair in pairs for text in pair))
+    lazy = read_texts(tmp_path, "skipped", count, 2)
+    assert lazy == pairs
+    assert len(lazy) == count
+    assert lazy[-2:] == pairs[-2:]
+    assert [lazy[i] for i in range(count)] == pairs

@@ -1,7 +1,5 @@
 """Each operation against torchvision's, one image at a time."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from byol import image_ops
+from byol.views import image_ops
 
 
 def smooth(count: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -156,15 +154,3 @@ def test_solarize_is_torchvisions_or_nothing() -> None:
     ours = image_ops.solarize_(rows_first(images), torch.tensor([1.0, 3.0]))
     assert torch.equal(ours[0], rows_first(reference.solarize(images[:1], 0.5))[0])
     assert torch.equal(ours[1], rows_first(images)[1])
-
-
-def test_workers_compute_alone_and_leave_the_callers_threads() -> None:
-    before = torch.get_num_threads()
-    pool = image_ops.workers(-1, 3)
-    meet = threading.Barrier(3)
-    counts = list(pool.map(lambda _: (meet.wait(), torch.get_num_threads())[1], range(3)))
-    try:
-        assert counts == [1, 1, 1]
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)

@@ -5,9 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from byol import small_maps
 from byol.encoder import Encoder
-from byol.small_maps import PatchConv2d
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50"])
@@ -21,7 +19,7 @@ def test_weights_load_into_torchvision_missing_only_the_classifier(arch):
     model.fc = nn.Identity()
     model.eval()
     encoder.eval()
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(encoder(images), model(images), atol=1e-4, rtol=1e-4)
     assert encoder(images).shape == (2, encoder.dim)
 
@@ -39,11 +37,11 @@ def test_training_it_is_training_torchvisions_to_the_bit(amp):
     encoder = Encoder()
     encoder.load_state_dict({k: v for k, v in model.state_dict().items() if "fc" not in k})
     model.fc = nn.Identity()
-    images = torch.randn(4, 3, 64, 64)
+    images = torch.randn(4, 3, 32, 32)
     features = []
     for network in (model, encoder):
         network.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=amp), small_maps.up_to(0):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
             features.append(network(images))
         features[-1].float().square().sum().backward()
     assert torch.equal(*features)
@@ -58,41 +56,3 @@ def test_cifar_stem_keeps_the_resolution():
     x = torch.randn(2, 3, 32, 32)
     assert encoder.maxpool(encoder.conv1(x)).shape == (2, 64, 32, 32)
     assert encoder(x).shape == (2, 512)
-
-
-@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 8])
-@pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)])
-def test_patch_convolution_equals_convolution(side, kernel, stride, pad):
-    torch.manual_seed(0)
-    plain = nn.Conv2d(6, 10, kernel, stride, pad, bias=False)
-    patch = nn.Conv2d(6, 10, kernel, stride, pad, bias=False)
-    patch.load_state_dict(plain.state_dict())
-    small_maps.use_patches(patch)
-    assert type(patch) is PatchConv2d
-
-    x = torch.randn(4, 6, side, side, requires_grad=True)
-    y = x.detach().clone().requires_grad_()
-    expected, got = plain(x), patch(y)
-    torch.testing.assert_close(got, expected)
-    direction = torch.randn_like(expected)
-    (expected * direction).sum().backward()
-    (got * direction).sum().backward()
-    torch.testing.assert_close(y.grad, x.grad)
-    torch.testing.assert_close(patch.weight.grad, plain.weight.grad)
-
-
-def test_convolutions_that_patches_cannot_serve_are_left_alone():
-    layers = nn.Sequential(
-        nn.Conv2d(4, 4, 3, bias=True),
-        nn.Conv2d(4, 4, 3, groups=2, bias=False),
-        nn.Conv2d(4, 4, 3, dilation=2, bias=False),
-    )
-    small_maps.use_patches(layers)
-    assert all(type(layer) is nn.Conv2d for layer in layers)
-
-
-def test_up_to_sets_the_largest_map_and_puts_it_back():
-    before = small_maps.MAX_SIDE
-    with small_maps.up_to(0):
-        assert small_maps.MAX_SIDE == 0
-    assert before == small_maps.MAX_SIDE
