@@ -9,32 +9,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from photo_files import cartoon_folder
 from processes import wait_for
 
 import evaluate
 import plot_losses
 import train_byol
 import train_classifier
-from byol.metrics import read_jsonl
+from byol.run.log import read_jsonl
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
+pytestmark = pytest.mark.hazard
 TINY = ["--labels", "8", "--image-size", "32", "--store-size", "32", "--hidden-dim", "32",
         "--projection-dim", "16", "--batch-size", "8", "--log-every", "2", "--optimizer", "sgd",
         "--recipe", "cartoons", "--amp", "off", "--device", "cpu",
         "--save-every", "0"]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    return cartoon_folder(tmp_path_factory.mktemp("photos"), train=32, test=12)
-
-
 @pytest.fixture(autouse=True)
 def in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BYOL_CACHE", "cache")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def started(script, *flags, **how):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from photo_files import cartoon_folder, pets, write_zip
+from photo_files import pets, write_zip
 from processes import longest_file
 from refusals import fails
 
@@ -20,9 +20,10 @@ import plot_losses
 import train_byol
 import train_classifier
 from byol.errors import UserError
-from byol.metrics import MetricsFile, read_jsonl
+from byol.run.log import MetricsFile, read_jsonl
 from data import open_photos, pack
 
+pytestmark = pytest.mark.hazard
 TINY = ["--labels", "8", "--image-size", "32", "--store-size", "32", "--hidden-dim", "32",
         "--projection-dim", "16", "--batch-size", "8", "--epochs", "2", "--log-every", "1",
         "--optimizer", "sgd", "--recipe", "cartoons", "--amp", "off", "--device", "cpu",
@@ -48,21 +49,21 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    """Photos, and a run that nothing disturbed."""
+@pytest.fixture(scope="module")
+def world(photos, cache, tmp_path_factory):
+    """Photos, and a run that nothing disturbed. The encoders are those of every day."""
     folder = tmp_path_factory.mktemp("world")
-    cartoon_folder(folder / "photos", train=32, test=12)
-    os.environ["BYOL_CACHE"] = str(folder / "cache")
+    (folder / "photos").symlink_to(photos)
     run = ["--run-dir", str(folder / "run"), "--out", str(folder / "byol.pt")]
-    assert train_byol.main(["--data", str(folder / "photos"), *TINY, *run]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BYOL_CACHE", str(cache))
+        assert train_byol.main(["--data", str(folder / "photos"), *TINY, *run]) == 0
     return folder
 
 
 @pytest.fixture(autouse=True)
-def in_tmp(tmp_path, world, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BYOL_CACHE", str(world / "cache"))
+def _in_tmp(in_tmp):
+    """Every test works in a folder of its own."""
 
 
 def pretrain(world, *flags):

@@ -8,12 +8,13 @@ import torch
 from photo_files import stored
 from torch import nn
 
-from byol.augment import central_view
 from byol.encoder import Encoder
-from byol.probe import RunningStandardise, Standardise, accuracy, extract_features
+from byol.errors import UserError
+from byol.evaluation.features import FeatureExtractor, RunningStandardise, Standardise, accuracy
+from byol.views.augment import central_view
 
 VIEW = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
-CPU = {"device": torch.device("cpu"), "amp": None}
+EXTRACT = FeatureExtractor(**VIEW, device=torch.device("cpu"), amp=None)
 
 
 @pytest.fixture
@@ -27,21 +28,39 @@ def photos(tmp_path):
 def test_extraction_leaves_the_encoder_bit_for_bit_unchanged(photos):
     encoder = Encoder().train()
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    extract_features(encoder, photos, np.arange(12), **VIEW, **CPU)
+    EXTRACT(encoder, photos, np.arange(12))
     assert encoder.training
     for key, value in encoder.state_dict().items():
         assert torch.equal(value, before[key]), key
 
 
-def test_features_do_not_depend_on_the_batch(photos):
+def test_features_do_not_depend_on_the_batch(photos, monkeypatch):
     encoder = Encoder()
     rows = np.array([3, 1, 7, 0, 11])
-    together = extract_features(encoder, photos, rows, **VIEW, **CPU)
-    apart = extract_features(encoder, photos, rows, **VIEW, **CPU, batch_size=2)
-    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-4)
+    together = EXTRACT(encoder, photos, rows)
+    monkeypatch.setattr("byol.evaluation.features.BATCH", 2)
+    torch.testing.assert_close(together, EXTRACT(encoder, photos, rows), atol=1e-5, rtol=1e-4)
     encoder.eval()
     view = central_view(torch.from_numpy(photos.images[[7]]), photos.sizes[[7]], *VIEW.values())
     torch.testing.assert_close(together[2], encoder(view)[0].detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_inner_blocks_stand_behind_the_representation(photos):
+    encoder = Encoder()
+    blocks = {"layer3.0": 1, "layer1.0": 2}
+    extract = FeatureExtractor(**VIEW, device=torch.device("cpu"), amp=None, inner_blocks=blocks)
+    features = extract(encoder, photos, np.arange(3))
+    assert features.shape == (3, 512 + 256 + 64 * 4)
+    alone = EXTRACT(encoder, photos, np.arange(3))
+    torch.testing.assert_close(features[:, :512], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_features_that_are_not_finite_are_one_sentence(photos):
+    """Finite weights whose sums are not."""
+    encoder = Encoder()
+    nn.init.constant_(encoder.bn1.weight, 3e38)
+    with pytest.raises(UserError, match="the encoder gives test images that are not finite numb"):
+        EXTRACT(encoder, photos, np.arange(3), what="test images")
 
 
 def test_standardised_features_have_mean_0_and_deviation_1_and_fold_into_the_head():

@@ -3,14 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from byol.errors import UserError
-from byol.run_folder import check_same_settings, open_run_folder
-
-ROOT = Path(__file__).resolve().parent.parent
+from byol.run.folder import check_same_settings, open_run_folder
 
 
 def test_only_a_setting_that_may_differ_may_be_newer_than_the_run(tmp_path):
@@ -49,16 +46,16 @@ def test_either_state_is_a_run(tmp_path, name):
 
 HOLDER = """
 import sys, time
-from byol.run_folder import open_run_folder
+from byol.run.folder import open_run_folder
 folder, lock = open_run_folder(sys.argv[1], resume=False, overwrite=False)
 print("locked", flush=True)
 time.sleep(600)
 """
 
 
-def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
+def test_a_second_process_is_refused_until_the_first_is_dead(root, tmp_path):
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, cwd=root
     )
     try:
         assert holder.stdout.readline() == b"locked\n"

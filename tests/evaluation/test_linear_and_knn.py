@@ -8,8 +8,14 @@ import torch
 from torch import nn
 
 from byol.errors import UserError
-from byol.linear_eval import MOST_IMAGES_TO_CHOOSE, STRENGTHS, Features, fit_linear, knn_accuracy
-from byol.linear_eval import _folds as folds_of
+from byol.evaluation.linear_and_knn import (
+    MOST_IMAGES_TO_CHOOSE,
+    STRENGTHS,
+    FeatureBank,
+    fit_linear,
+    knn_accuracy,
+)
+from byol.evaluation.linear_and_knn import _folds as folds_of
 
 
 def blobs(count, width=8, classes=3, noise=1.5, seed=0):
@@ -116,9 +122,9 @@ def test_representations_take_the_parts_they_should():
     signal = 0.2 * torch.randn(400, 2, generator=generator) + torch.from_numpy(labels)[:, None]
     rows = np.arange(400)[::-1].copy()  # in another order than the labels
     values = torch.cat([noise, signal], dim=1)[rows.copy()]
-    features = Features(values, rows, labels, {"avgpool": 4, "layer2.0": 2})
+    bank = FeatureBank(values, rows, labels, {"avgpool": 4, "layer2.0": 2})
     train, test = np.arange(200), np.arange(200, 400)
-    accuracies = {name: features.judge(name, train, test, 2) for name in ("avgpool", "combined")}
+    accuracies = {name: bank.judge(name, train, test, 2) for name in ("avgpool", "combined")}
     assert accuracies["avgpool"][0] < 0.65
     assert accuracies["avgpool"][2] < 0.65
     assert accuracies["combined"][0] > 0.95

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from byol.errors import Stopped
-from byol.interrupt import Interrupt
+from byol.run.interrupt import Interrupt
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -13,9 +13,9 @@ import torch
 from photo_files import cartoon_folder
 from processes import wait_for
 
-from byol.metrics import read_jsonl
+from byol.run.log import read_jsonl
 
-ROOT = Path(__file__).resolve().parent.parent
+pytestmark = [pytest.mark.hazard, pytest.mark.slow]
 # 15 steps an epoch: lines, epochs and checkpoints fall on different steps
 SETTINGS = ["--labels", "8", "--image-size", "32", "--store-size", "32", "--hidden-dim", "32",
             "--projection-dim", "16", "--batch-size", "8", "--epochs", "36", "--log-every", "4",
@@ -25,8 +25,8 @@ SETTINGS = ["--labels", "8", "--image-size", "32", "--store-size", "32", "--hidd
 WHEN = ["any"] * 9 + ["written"] * 7 + ["read back"] * 4
 
 
-def start(photos, name, resume):
-    command = [sys.executable, str(ROOT / "train_byol.py"), "--data", str(photos), *SETTINGS,
+def start(root, photos, name, resume):
+    command = [sys.executable, str(root / "train_byol.py"), "--data", str(photos), *SETTINGS,
                "--run-dir", name, "--out", f"{name}.pt", *(["--resume"] * resume)]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "BYOL_CACHE": "cache"}
     return subprocess.Popen(
@@ -39,12 +39,11 @@ def inode(path):
     return path.stat().st_ino if path.exists() else None
 
 
-@pytest.mark.slow
-def test_a_run_that_is_killed_twenty_times_ends_as_an_unbroken_one(tmp_path, monkeypatch):
+def test_a_run_that_is_killed_twenty_times_ends_as_an_unbroken_one(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photos = cartoon_folder(tmp_path / "photos", train=128, test=12)
     began = time.monotonic()
-    unbroken = start(photos, "whole", resume=False)
+    unbroken = start(root, photos, "whole", resume=False)
     wait_for(Path("whole/metrics.jsonl").exists, unbroken, every=0.0005)
     loop_begins = time.monotonic() - began  # seconds, as long as it takes to start
     assert unbroken.wait(timeout=600) == 0, unbroken.communicate()
@@ -57,7 +56,7 @@ def test_a_run_that_is_killed_twenty_times_ends_as_an_unbroken_one(tmp_path, mon
     for moment in when:
         resume = (folder / "last.pt").exists() or (folder / "previous.pt").exists()
         earlier = inode(metrics)
-        process = start(photos, "part", resume)
+        process = start(root, photos, "part", resume)
         if moment == "any":
             time.sleep(draw.uniform(0.3, loop_begins + 4))
         else:
@@ -79,7 +78,7 @@ def test_a_run_that_is_killed_twenty_times_ends_as_an_unbroken_one(tmp_path, mon
         only_previous += (folder / "previous.pt").exists() and not (folder / "last.pt").exists()
         rows = read_jsonl(metrics) if metrics.exists() else []
         at.append(rows[-1]["step"] if rows else 0)
-    process = start(photos, "part", resume=True)
+    process = start(root, photos, "part", resume=True)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     print(

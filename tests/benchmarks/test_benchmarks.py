@@ -1,0 +1,170 @@
+"""The benchmarks run, and their figures agree with each other and with what is known."""
+
+import importlib.util
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import train_byol
+from benchmarks import augment, evaluation, packing, peers, scale, step_parts, step_variants
+from benchmarks.common import ROOT
+from byol.command_line import parse
+from byol.config import PretrainConfig
+
+TRAINER = """
+import json, pathlib, sys, time
+run = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
+run.mkdir(parents=True)
+held = bytearray(b"x") * 300_000_000
+with open(run / "metrics.jsonl", "a") as file:
+    for step in range(1000):
+        time.sleep(0.1)
+        print(json.dumps({"step": step}), file=file, flush=True)
+"""
+
+
+@pytest.fixture
+def run(in_tmp, capsys):
+    """Run a benchmark with flags: the result that it prints."""
+
+    def run(benchmark, *flags) -> dict:
+        assert benchmark.main([*map(str, flags)]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        result = json.loads(line)
+        assert {"python", "torch", "numpy", "commit"} <= result.keys()
+        return result
+
+    return run
+
+
+def test_the_parts_of_a_step_add_up_to_it(photos, run):
+    flags = "--image-size 64 --batch-size 4 --hidden-dim 64 --losses classic --device cpu"
+    result = run(step_parts, "--data", photos, *flags.split(), "--steps", 2, "--rounds", 1)
+    speed, bare_speed = result["images_per_second"], result["images_per_second_bare"]
+    assert result["ratio_to_bare"] == pytest.approx(speed / bare_speed, rel=0.02)
+    assert result["seconds_per_epoch_of_24750"] == pytest.approx(24_750 / speed, rel=0.02)
+    parts = [result["milliseconds"][part] for part in step_parts.PARTS]
+    assert all(part >= 0 for part in parts)
+    assert sum(parts) == pytest.approx(4000 / speed, rel=0.02)  # medians of two add up
+    share = (parts[0] + parts[1]) * speed / 4000
+    assert result["share_of_data_and_augmentation"] == pytest.approx(share, abs=0.02)
+    # ResNet-18 takes 1.814e9 multiplications at 224 px; two views, two networks, forward once each
+    # and the online one backward, which is twice its forward: 8 times
+    known = 8 * 2 * 1.814 * (64 / 224) ** 2
+    assert result["gflops_per_image"] == pytest.approx(known, rel=0.05)
+    assert 0.1 < result["peak_memory_gib"] < 16
+
+
+def test_the_parts_of_a_step_are_timed_on_noise_as_well(run, few_layers):
+    flags = "--image-size 32 --batch-size 4 --hidden-dim 16 --losses multi --device cpu"
+    result = run(step_parts, *flags.split(), "--steps", 1, "--rounds", 1)
+    assert result["data"] == "noise"
+    assert result["images_per_second"] > 0
+
+
+def test_step_parts_takes_the_flags_of_training_but_times_no_micro_batches(in_tmp, capsys):
+    assert step_parts.main(["--accumulate", "2"]) == 2
+    assert "--accumulate" in capsys.readouterr().err
+
+
+def test_each_variant_of_a_step_is_compared_with_the_first(run, few_layers):
+    flags = "--image-size 32 --batch-size 4 --hidden-dim 32 --rounds 1"
+    result = run(step_variants, *flags.split())
+    for name in ("pass_for_each_view", "inner_losses", "plain_convolutions"):
+        ratio = result["one_pass_images_per_second"] / result[f"{name}_images_per_second"]
+        assert result[f"times_{name}"] == pytest.approx(ratio, abs=0.02)
+
+
+def test_the_views_are_compared_with_those_of_pil(run):
+    flags = "--image-size 32 --store-size 40 --batch 4 --rounds 1"
+    result = run(augment, *flags.split())
+    ratio = result["views_per_second"] / result["views_per_second_pil"]
+    assert result["ratio_to_pil"] == pytest.approx(ratio, abs=0.02)
+
+
+def test_evaluation_is_compared_with_bare_forward_passes(photos, few_layers, run):
+    flags = "--image-size 32 --rounds 1 --labels 10 --device cpu"
+    result = run(evaluation, "--data", photos, *flags.split())
+    seconds = result["seconds_features"] + result["seconds_linear_and_knn"]
+    assert result["photos"] == 44
+    assert result["times_bare_forward"] > seconds / (result["seconds_bare_forward"] + 0.01) - 0.1
+
+
+def test_packing_counts_photos_and_leaves_nothing_behind(photos, in_tmp, run):
+    flags = "--count 50 --store-size 32 --rounds 1"
+    result = run(packing, "--data", photos, "--folder", in_tmp, *flags.split())
+    assert (result["count"], result["pixels"]) == (50, [500, 375])
+    assert result["photos_per_second"] > 10
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_scale_reads_the_memory_of_a_process_that_trains(in_tmp, run, monkeypatch):
+    (in_tmp / "train_byol.py").write_text(TRAINER)
+    monkeypatch.setattr(scale, "ROOT", in_tmp)
+    monkeypatch.setattr(scale, "in_fresh_process", lambda function, *args: function(*args))
+    scratch = in_tmp / "scratch"
+    scratch.mkdir()
+    flags = "--counts 300 --steps 2 --rounds 1"
+    (size,) = run(scale, "--folder", scratch, *flags.split())["sizes"]
+    assert size["count"] == 300
+    assert 0 < size["seconds_to_open"] < 0.2
+    assert 0.28 < size["peak_rss_anon_gib"] < 0.35
+    assert list(scratch.iterdir()) == []
+
+
+def test_scale_calls_a_function_in_a_fresh_process():
+    assert scale.in_fresh_process(pow, 2, 3) == 8
+
+
+def test_scale_trains_with_flags_that_there_are(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config, _ = parse(PretrainConfig, scale.TRAINING.split())
+    assert (config.optimizer, config.losses, config.view_side) == ("sgd", "classic", 32)
+
+
+def test_peers_races_the_papers_views_and_one_loss_with_sgd(
+    photos, in_tmp, few_layers, monkeypatch, capfd
+):
+    runs = []
+
+    def train_here(command, **_):
+        runs.append(command)
+        assert train_byol.main(command[2:]) == 0
+
+    monkeypatch.setattr(peers.subprocess, "run", train_here)
+    flags = "--one byol --image-size 32 --batch-size 8 --hidden-dim 32 --steps 1 --warmup 1"
+    assert peers.main(["--data", str(photos / "train"), "--device", "cpu", *flags.split()]) == 0
+    assert float(capfd.readouterr().out.splitlines()[-1]) > 0
+    config, _ = parse(PretrainConfig, runs[0][2:])
+    assert (config.recipe, config.solarize, config.losses) == ("photos", None, "classic")
+    assert (config.optimizer, config.base_lr, config.decay) == ("sgd", 0.06, 2e-3)
+    assert config.view_side == config.image_size == 32
+
+
+def test_peers_get_photos_from_an_archive(tmp_path):
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(6):
+            archive.writestr(f"Pets/{'Cat' if index % 2 else 'Dog'}/{index}.jpg", f"{index}")
+        archive.writestr("Pets/Cat/empty.jpg", "")
+    folder = peers.unpack(path, 4, tmp_path / "photos")
+    names = [str(file.relative_to(folder)) for file in folder.rglob("*.jpg")]
+    assert sorted(names) == ["Cat/1.jpg", "Cat/2.jpg", "Dog/0.jpg", "Dog/3.jpg"]
+    assert peers.unpack(Path(folder), 4, tmp_path / "other") == folder
+    with pytest.raises(SystemExit, match="6 photos, and 7 are needed"):
+        peers.unpack(path, 7, tmp_path / "photos")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("lightly") is None or importlib.util.find_spec("byol_pytorch") is None,
+    reason="needs pip install -r benchmarks/requirements.txt",
+)
+def test_peers_take_turns(photos, run):
+    flags = "--image-size 32 --batch-size 4 --hidden-dim 32 --workers 1 --steps 1 --warmup 1"
+    result = run(peers, "--data", photos / "train", "--rounds", 1, *flags.split())
+    speeds = result["images_per_second"]
+    assert list(speeds) == ["byol", "lightly", "byol-pytorch", "lightly-fast", "byol-pytorch-fast"]
+    for name, speed in speeds.items():
+        assert result["times"][name] == pytest.approx(speeds["byol"] / speed, rel=0.05)
