@@ -51,7 +51,7 @@ def test_the_head_is_at_the_minimum(width):
 
 
 def test_the_same_input_gives_the_same_head():
-    x, y = blobs(90)
+    x, y = blobs(30)
     one, other = fit_linear(x, y, 3)[0], fit_linear(x, y, 3)[0]
     assert torch.equal(one.weight, other.weight)
     assert torch.equal(one.bias, other.bias)

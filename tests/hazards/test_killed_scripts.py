@@ -31,10 +31,13 @@ def test_killed_at_random_moments_the_same_command_ends_in_the_same_result(
         )  # fmt: skip
 
     write_encoder("byol.pt", photos)
-    fine = [*FINE, "--epochs", "60"]
     argv = {
-        "train_classifier.py": ["--init", "byol.pt", *fine, "--save-every", "0.2", "--resume"],
-        "evaluate.py": ["byol.pt", *fine, "--seeds", "1", "--supervised-epochs", "90"],
+        "train_classifier.py": [
+            *("--init", "byol.pt", *FINE, "--epochs", "60", "--save-every", "0.2", "--resume"),
+        ],
+        "evaluate.py": [
+            *("byol.pt", *FINE, "--seeds", "1", "--epochs", "12", "--supervised-epochs", "18"),
+        ],
         "plot_losses.py": ["--runs", "runs"],
     }[script]
     if script == "plot_losses.py":

@@ -1,0 +1,34 @@
+"""The tables, against figures worked out by hand."""
+
+from byol.report import table
+from byol.report.table import Cell, mean_and_deviation
+
+
+def test_a_mean_has_the_deviation_of_a_sample():
+    """Of 50 and 70 %: sqrt(2 * 10**2 / (2 - 1)) = 14.1."""
+    assert mean_and_deviation([0.5, 0.7]) == "60.0 ± 14.1 (2)"
+    assert mean_and_deviation([0.5, 0.7], " seeds") == "60.0 ± 14.1 (2 seeds)"
+    assert mean_and_deviation([0.968]) == "96.8"
+
+
+def test_a_table_has_a_row_for_each_representation_and_a_column_for_each_protocol():
+    cells = [
+        Cell("random", "avgpool", "linear", "250", [0.587]),
+        Cell("classic", "combined", "knn", "250", [0.9, 0.92]),
+    ]
+    lines = table.markdown(cells, {"250": "9 images (holdout)"}).splitlines()
+    assert lines[0] == "Test accuracy in %, 250 labels, tested on 9 images (holdout):"
+    assert lines[4:6] == [
+        "| random | avgpool | 58.7 |  |  |",
+        "| classic | combined |  | 91.0 ± 1.4 (2) |  |",
+    ]
+
+
+def test_the_accuracies_of_classifiers_stand_by_start_and_part():
+    runs = [{"summary": {"test_accuracy": value, "classes": ["a", "b"]}} for value in (0.6, 0.64)]
+    groups = {("random", True): runs[:1], ("byol", True): runs}
+    assert table.accuracy_table(groups).splitlines()[2:] == [
+        "| frozen backbone | 60.0 | 62.0 ± 2.8 (2 seeds) |",
+        "| full model | no run | no run |",
+    ]
+    assert table.accuracy_table({}) == ""
