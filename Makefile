@@ -27,7 +27,7 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -n $(PROCESSES)
+	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
 
 hazards: .venv/.installed
 	$(BIN)/python -m pytest -q -n $(PROCESSES) -m "hazard and not slow"

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from byol.encoder import Encoder
+from byol.config import ClassifierConfig, check, inherit
+from byol.encoder import Encoder, check_inner_blocks
 from byol.errors import UserError, printable
 from byol.evaluation.features import FeatureExtractor, RunningStandardise, Standardise, combine
 from byol.hardware.device import autocast
@@ -149,8 +150,8 @@ class Classifier(nn.Module):
         Raises `UserError` if the file is missing, damaged, or something else.
         """
         content = checkpoint.load(path, checkpoint.CLASSIFIER)
+        settings = _check_content(content, path)
         encoder = checkpoint.load_encoder(content, path)
-        settings = {key: content[key] for key in checkpoint.FROM_PRETRAINED}
         try:
             classifier = cls(encoder, content["inner_blocks"], content["classes"], settings)
             classifier.head.load_state_dict(content["head"])
@@ -158,8 +159,34 @@ class Classifier(nn.Module):
             raise UserError(
                 f"{printable(str(path))} is incomplete: its head does not fit; give another"
             ) from None
+        if not checkpoint.all_finite(classifier):
+            raise UserError(
+                f"{printable(str(path))} holds weights that are not finite numbers; give another"
+            )
         prepare(classifier, device)
         return classifier.eval()
+
+
+def _check_content(content: dict, path: str | Path) -> dict:
+    """Check what a classifier's file says of itself; give the settings of `FROM_PRETRAINED`.
+
+    Raises `UserError` for what is not possible.
+    """
+    config, classes, blocks = ClassifierConfig(), content["classes"], content["inner_blocks"]
+    try:
+        for key in checkpoint.FROM_PRETRAINED:
+            inherit(config, key, content[key], str(path))
+        check(config)
+        if not (isinstance(classes, list) and all(type(name) is str for name in classes)):
+            raise UserError("classes must be a list of names")
+        if not (isinstance(blocks, dict) and all(type(grid) is int for grid in blocks.values())):
+            raise UserError("inner_blocks must be names with their grids")
+        config.inner_blocks, config.inner_grids = list(blocks), list(blocks.values())
+        check(config)
+        check_inner_blocks(blocks, config.arch, config.stem, config.image_size)
+    except UserError as error:
+        raise UserError(f"{printable(str(path))} is no classifier that can be: {error}") from None
+    return {key: content[key] for key in checkpoint.FROM_PRETRAINED}
 
 
 def some_rows(rows: np.ndarray) -> np.ndarray:

@@ -26,7 +26,8 @@ class Interrupt:
         self._previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` asks for
+                ignored = signal.getsignal(number) == signal.SIG_IGN
+                if not (number == signal.SIGHUP and ignored):  # as `nohup` asks for
                     self._previous[number] = signal.signal(number, self._stop)
         return self
 

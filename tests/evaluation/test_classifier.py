@@ -171,14 +171,14 @@ def without(name: str) -> dict:
         (lambda: {"head": [1.0]}, "its head does not fit"),
         (lambda: {"head": None}, "lacks head"),
         (lambda: {"classes": ["cat"]}, "its head does not fit"),
-        (lambda: {"classes": 3}, "its head does not fit"),
+        (lambda: {"classes": 3}, "classes must be a list of names"),
         (lambda: {"classes": None}, "lacks classes"),
-        (lambda: {"inner_blocks": {"layer9.0": 1}}, "its head does not fit"),
-        (lambda: {"inner_blocks": {"layer3.0": 4}}, "its head does not fit"),
+        (lambda: {"inner_blocks": {"layer9.0": 1}}, "no block 'layer9.0'"),
+        (lambda: {"inner_blocks": {"layer3.0": 4}}, "inner_grids 4 of layer3.0"),
         (lambda: {"inner_blocks": None}, "c.pt is incomplete"),
         (lambda: {"encoder": without("conv1.weight")}, "its encoder does not load"),
         (lambda: {"encoder": 1}, "its encoder does not load"),
-        (lambda: {"arch": "resnet19"}, "its encoder does not load"),
+        (lambda: {"arch": "resnet19"}, "arch must be one of"),
         (lambda: {"mean": None}, "lacks mean"),
     ],
 )
@@ -221,3 +221,36 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     saved(tmp_path / "c.pt", encoder=checkpoint.encoder_weights(encoder))
     with pytest.raises(UserError, match=r"c\.pt holds weights that are not finite"):
         Classifier.load(tmp_path / "c.pt", CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_size": "32"}, "image_size .* must be a whole number"),
+        ({"image_size": 0}, "image_size must be at least 8"),
+        ({"image_size": 10**9}, "image_size must be at most 1024"),
+        ({"mean": "x"}, "mean .* must be a list of numbers"),
+        ({"std": [0.0, 0.0, 0.0]}, "std must be above 0"),
+        ({"classes": "ab"}, "classes must be a list of names"),
+        ({"classes": [1, 2, 3]}, "classes must be a list of names"),
+        ({"inner_blocks": {"layer3.0": -1, "layer2.0": 2}}, "inner_grids must be at least 1"),
+        ({"inner_blocks": ["layer3.0"]}, "inner_blocks must be names with their grids"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_sentence(tmp_path, changes, words):
+    path = tmp_path / "classifier.pt"
+    build().save(path, {})
+    content = torch.load(path, weights_only=True)
+    del content["kind"]
+    checkpoint.save(path, checkpoint.CLASSIFIER, {**content, **changes})
+    with pytest.raises(UserError, match=rf"classifier\.pt is no classifier that can be: .*{words}"):
+        Classifier.load(path, CPU)
+
+
+def test_a_head_that_is_not_finite_is_refused(tmp_path):
+    path = tmp_path / "classifier.pt"
+    classifier = build()
+    torch.nn.init.constant_(classifier.head.bias, float("nan"))
+    classifier.save(path, {})
+    with pytest.raises(UserError, match=r"classifier\.pt holds weights that are not finite"):
+        Classifier.load(path, CPU)
