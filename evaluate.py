@@ -24,7 +24,12 @@ from byol.command_line import Parser, command, parse
 from byol.config import AMP, REPRESENTATIONS, ClassifierConfig
 from byol.encoder import Encoder, check_inner_blocks
 from byol.errors import Stopped, UserError, printable
-from byol.evaluation.classifier_run import can_go_on, read_if_finished, run_identity
+from byol.evaluation.classifier_run import (
+    can_go_on,
+    read_if_finished,
+    run_identity,
+    take_split,
+)
 from byol.evaluation.features import FeatureExtractor
 from byol.evaluation.labelled import check_classes, check_labelled, pick_test_images
 from byol.evaluation.linear_and_knn import FeatureBank
@@ -56,9 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     config, given = parse(ClassifierConfig, flags_for_classifier(args))
     device, amp = set_up(config.device, config.amp)
     judged = read_checkpoints(args.checkpoints, config, given)
-    # the splits of all are those of the first
-    config = dataclasses.replace(judged[0].config, init="random", representation="combined")
-    random = Weights("random", config)
+    config = judged[0].config
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
     supervised_epochs = read_supervised_epochs(args, judged[0])
 
@@ -66,6 +69,9 @@ def main(argv: list[str] | None = None) -> None:
     _lock = lock_run_folder(out, "--out")  # until main ends
     clear_half_written(out)
     photos = open_photos(config.data, config.stored_side)
+    take_split(config, judged[0].pretrained, photos, given)  # that of all is that of the first
+    config = dataclasses.replace(config, init="random")
+    random = Weights("random", config)
     check_classes(config, photos)
     tested = {p.labels: check_protocol(photos, config, p) for p in protocols}
     blocks = ", ".join(f"{block} ({grid} x {grid})" for block, grid in config.blocks.items())
@@ -253,7 +259,7 @@ def fine_tune(
         settings.resume = can_go_on(folder, identity)
         settings.overwrite = not settings.resume
         try:
-            summary = train_classifier.train(settings, weights.pretrained, say=quiet)
+            summary = train_classifier.train(settings, weights.pretrained, photos, say=quiet)
         except UserError as error:
             raise UserError(f"fine-tuning in {folder}: {error}") from None
     value = summary["test_accuracy"]

@@ -85,8 +85,9 @@ def main(argv: list[str] | None = None) -> None:
             run.after_step(step + 1)  # a checkpoint, if one is due; Stopped after Ctrl-C
 
         # a first Ctrl-C lets this finish
-        save_encoder(config.out, encoder, config, schedule.total_steps, photos.fingerprint)
-    out = printable(shlex.quote(config.out))
+        out = run.free_out(config.out)
+        save_encoder(out, encoder, config, schedule.total_steps, photos.fingerprint, run.name)
+    out = printable(shlex.quote(out))
     print(f"took {log.summary()}")
     print(f"wrote {out}: now python train_classifier.py --init {out} --freeze")
 

@@ -21,9 +21,10 @@ from byol.config import ClassifierConfig
 from byol.encoder import check_inner_blocks
 from byol.errors import Stopped, printable
 from byol.evaluation.classifier import Classifier, some_rows
-from byol.evaluation.classifier_run import ClassifierRun, take_settings
-from byol.evaluation.features import accuracy
+from byol.evaluation.classifier_run import ClassifierRun, take_settings, take_split
+from byol.evaluation.features import confusion_matrix
 from byol.evaluation.labelled import Labelled, check_classes
+from byol.evaluation.scores import Scores
 from byol.hardware.batches import Batches
 from byol.hardware.device import describe, set_up, to_device
 from byol.hardware.step import LossScaler, prepare
@@ -40,27 +41,28 @@ def main(argv: list[str] | None = None) -> None:
     config, flags = parse(ClassifierConfig, argv, __doc__.splitlines()[0])
     pretrained = None
     if config.init != "random":
-        pretrained = checkpoint.load(config.init, checkpoint.ENCODER)
+        pretrained = checkpoint.load_pretrained(config.init)
         take_settings(config, pretrained, flags)
         checkpoint.load_encoder(pretrained, config.init)  # raises before the photos are packed
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
+    photos = open_photos(config.data, config.stored_side)
+    take_split(config, pretrained, photos, flags)
     try:
         for seed in range(config.seed, config.seed + config.seeds):
-            train(dataclasses.replace(config, seed=seed), pretrained)
+            train(dataclasses.replace(config, seed=seed), pretrained, photos)
     except Stopped:
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command with --resume goes on") from None
 
 
-def train(config: ClassifierConfig, pretrained: dict | None, say: Callable = print) -> dict:
+def train(config: ClassifierConfig, pretrained: dict | None, photos, say: Callable = print) -> dict:
     """Train one classifier, from the checkpoint `pretrained` or from random weights: its summary.
 
     `say` gets what the run tells about itself. A finished run is not repeated with --resume.
     """
-    # ---- settings, photos, folder
+    # ---- settings, labels, folder
     device, amp = set_up(config.device, config.amp, config.deterministic)
-    photos = open_photos(config.data, config.stored_side)
     check_classes(config, photos)
     seeds = config.split_seed, config.label_seed
     split = make_split(photos, config.labels, config.holdout, *seeds)
@@ -117,8 +119,9 @@ def train(config: ClassifierConfig, pretrained: dict | None, say: Callable = pri
 
     # ---- the test, once, with the weights of the last epoch
     features = extract(classifier.encoder, photos, labels.test, what="test images")
-    result = accuracy(classifier.folded_head(), features, labels.truth(labels.test, device))
-    return run.finish(classifier, labels, result, log)
+    truth = labels.truth(labels.test, device)
+    confusion = confusion_matrix(classifier.folded_head(), features, truth)
+    return run.finish(classifier, labels, Scores(confusion, photos.classes), log)
 
 
 def describe_run(config: ClassifierConfig, classifier: Classifier, schedule, device: str) -> str:

@@ -150,7 +150,7 @@ def _help(f: dataclasses.Field) -> str:
 def load_toml(path: Path, flag: str = "", hint: str = "") -> dict:
     """Read a TOML file. Raises `UserError`; if there is no file, `hint` ends its sentence."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{flag}there is no file {path}{hint}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -49,7 +49,7 @@ RENAMED = {
 }
 GONE = ("compile", "first_epochs")
 MAY_DIFFER_ON_RESUME = {
-    *("device", "amp", "deterministic", "cuda_graph", "photos_in"),
+    *("device", "amp", "deterministic", "cuda_graph", "photos_in", "data"),
     *("log_every", "save_every", "save_within", "run_dir", "out", "resume", "overwrite"),
 }
 

@@ -74,6 +74,10 @@ class Photos:
     fingerprint: str
     by_name: np.ndarray
 
+    def is_known_as(self, fingerprint: str) -> bool:
+        """Tell whether these are the photos that a run knew by this fingerprint."""
+        return fingerprint == self.fingerprint
+
 
 def open_photos(source: str, store_size: int, *, progress: bool = True) -> Photos:
     """Open `source` (a known name, a folder or an archive) at `store_size` pixels square.

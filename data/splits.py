@@ -167,7 +167,7 @@ def _draw(photos: Photos, among: np.ndarray, count: int, seed: int, purpose: str
             whose = f"class {printable(photos.classes[index])}" if photos.classes else "the source"
             raise UserError(
                 f"--{purpose} {count} needs {quota:,} training images of {whose}, "
-                f"but only {len(group):,} are left; lower --{purpose}"
+                f"but only {len(group):,} are left; {_remedy(purpose, count, groups)}"
             )
         if len(group) > quota > 0:
             group = heapq.nsmallest(
@@ -176,6 +176,24 @@ def _draw(photos: Photos, among: np.ndarray, count: int, seed: int, purpose: str
         if quota:
             drawn[group] = True
     return drawn
+
+
+def _remedy(purpose: str, count: int, groups: list[np.ndarray]) -> str:
+    """Say which count would work: the largest of which each class has its share."""
+    share = min(len(group) for group in groups)
+    most = share * len(groups)
+    for group in groups:  # the first classes have one more if it does not divide
+        if len(group) == share:
+            break
+        most += 1
+    if purpose != "labels":
+        return f"give --{purpose} {most} or less"
+    if share == 0:
+        return (
+            "put some of its photos outside of the test folder, or give --labels 0 to learn from "
+            "all photos without labels"
+        )
+    return f"give --labels {most} or less, all for every label there is, or 0 for none"
 
 
 def _rank(seed: int, purpose: str, name: str) -> bytes:

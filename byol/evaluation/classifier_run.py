@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from byol.config import ClassifierConfig, check, inherit, modern_settings
-from byol.errors import UserError
+from byol.errors import UserError, printable
 from byol.evaluation.classifier import Classifier
 from byol.evaluation.labelled import Labelled
+from byol.evaluation.scores import Scores
 from byol.files import write_json
 from byol.run import checkpoint
 from byol.run.checkpoint import FROM_PRETRAINED
@@ -55,13 +57,13 @@ class ClassifierRun(Run):
                 "--overwrite to replace it, or another --runs or --run-dir to keep it"
             )
         if going_on:
-            self.load_state(NO_IDENTITY, set())
+            self.load_state(NO_IDENTITY, may_change=set())
 
     def say(self, text: str) -> None:
         self.say_to(text)
 
     def finish(
-        self, classifier: Classifier, labels: Labelled, accuracy: float, log: ClassifierLog
+        self, classifier: Classifier, labels: Labelled, scores: Scores, log: ClassifierLog
     ) -> dict:
         """Write the result, and remove the states of training. Returns the summary.
 
@@ -87,7 +89,7 @@ class ClassifierRun(Run):
             "epochs": config.epochs,
             "train_loss": last["loss"],
             "train_accuracy": last["accuracy"],
-            "test_accuracy": accuracy,
+            **scores.summary(),
             "test_images": len(labels.test),
             "tested_on": labels.tested_on,
             "seconds": round(log.seconds, 1),
@@ -96,8 +98,7 @@ class ClassifierRun(Run):
         }
         write_json(folder / "summary.json", summary)
         remove_states(folder)
-        tested_on = f"{len(labels.test):,} images ({labels.tested_on})"
-        self.say(f"test accuracy {100 * accuracy:.2f} % on {tested_on}")
+        self.say(scores.describe(labels.tested_on))
         return summary
 
 
@@ -167,11 +168,33 @@ def take_settings(config: ClassifierConfig, pretrained: dict, flags: set[str]) -
                 f"with {pretrained[key]}; leave the option out"
             )
         inherit(config, key, pretrained[key], config.init)
+    _inherit(config, pretrained, flags, ("store_size", "inner_blocks", "inner_grids", "data"))
+
+
+def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags: set[str]) -> None:
+    """Put the split of a checkpoint into `config`, if it was trained on these photos.
+
+    They are known by their fingerprint: a folder may have moved, or be spelt otherwise. Photos that
+    changed in the same place keep the split as well, and a line on stderr says so. Raises
+    `UserError` if a setting is not possible.
+    """
+    if not pretrained:
+        return
+    known = photos.is_known_as(pretrained["data_fingerprint"])
+    if known or config.data == pretrained["config"]["data"]:
+        _inherit(config, pretrained, flags, ("labels", "holdout", "split_seed"))
+        if not known:
+            print(
+                f"note: --data {printable(config.data)} is not as it was when {config.init} "
+                "learned from it: photos came, went or changed",
+                file=sys.stderr,
+            )
+
+
+def _inherit(config, pretrained: dict, flags: set[str], keys: tuple[str, ...]) -> None:
+    """Put settings of a checkpoint into `config`, but for those that a flag sets."""
     before = pretrained["config"]
-    inherited = ("store_size", "inner_blocks", "inner_grids")
-    if "data" not in flags or config.data == before["data"]:
-        inherited += ("data", "labels", "holdout", "split_seed")
-    for key in inherited:
+    for key in keys:
         # older checkpoints lack some; 0 labels are for pretraining alone
         if key not in flags and key in before and (key, before[key]) != ("labels", 0):
             inherit(config, key, before[key], config.init)

@@ -146,6 +146,14 @@ def fold(head: nn.Linear, mean: Tensor, scale: Tensor) -> nn.Linear:
 
 
 @torch.no_grad()
+def confusion_matrix(head: nn.Linear, features: Tensor, labels: Tensor) -> list[list[int]]:
+    """Count images (N, dim) by label (rows) and by what `head` takes them for (columns)."""
+    classes = head.out_features
+    cells = labels * classes + head(features).argmax(1)
+    return torch.bincount(cells, minlength=classes**2).view(classes, classes).tolist()
+
+
+@torch.no_grad()
 def accuracy(head: nn.Module, features: Tensor, labels: Tensor) -> float:
     """Compute the share of the features (N, dim) that `head` gives their label (N,)."""
     return (head(features).argmax(1) == labels).double().mean().item()

@@ -87,7 +87,7 @@ def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> 
     """
     judged: list[Weights] = []
     for path in paths:
-        pretrained = checkpoint.load(path, checkpoint.ENCODER)
+        pretrained = checkpoint.load_pretrained(path)
         settings = dataclasses.replace(copy.deepcopy(config), init=path)
         take_settings(settings, pretrained, given)
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -97,8 +97,20 @@ def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> 
         judged.append(Weights(losses_of(pretrained), settings, pretrained, encoder, digest))
 
     first = next((w for w in judged if w.name == "multi"), judged[0])  # it trained its blocks
-    alike = [*FROM_PRETRAINED, "data", "stored_side", "holdout", "split_seed"]
+    alike = [*FROM_PRETRAINED, "stored_side"]
     for other in judged:
+        if other.pretrained["data_fingerprint"] != first.pretrained["data_fingerprint"]:
+            raise UserError(
+                f"{other.config.init} was trained on other photos than {first.config.init}; "
+                "judge together what shares them"
+            )
+        for key in ("holdout", "split_seed"):
+            a, b = first.pretrained["config"][key], other.pretrained["config"][key]
+            if a != b:
+                raise UserError(
+                    f"{other.config.init} has {key} {b} and {first.config.init} has {a}; "
+                    "judge together what shares it"
+                )
         blocks = ["inner_blocks", "inner_grids"]
         for key in alike + (blocks if other.name == "multi" else []):
             a, b = getattr(first.config, key), getattr(other.config, key)

@@ -87,7 +87,7 @@ def draw_accuracy(groups: dict) -> plt.Figure:
                 axes.plot(x + spread, values, "o", color="black", ms=4, zorder=3)
             axes.text(x, values.max() + 1.5, f"{values.mean():.1f}", ha="center", weight="bold")
     summary = next(iter(groups.values()))[0]["summary"]
-    chance = 100 / len(summary["classes"])
+    chance = 100 * summary.get("chance", 1 / len(summary["classes"]))  # earlier versions: even
     axes.axhline(chance, color="0.3", ls=":", lw=1)
     axes.text(1.55, chance + 0.8, "chance", ha="right", color="0.3", fontsize=9)
     axes.set_xlim(-0.6, 1.6)

@@ -6,17 +6,22 @@ import json
 import sys
 from pathlib import Path
 
+from byol.config import modern_settings
+from byol.errors import printable
 from byol.report.style import WEIGHTS
 from byol.run.log import read_jsonl
 
 # what runs that are compared must share
-SAME = ("data", "image_size", "labels", "representation", "tested_on", "test_images")
+SAME = ("images", "image_size", "labels", "representation", "tested_on", "test_images")
+NOT_COMPARED = {"seed", "label_seed", "device", "amp"}  # what seeds of one thing may differ in
 
 
 def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     """Read classifier runs that can be compared, and the metrics of each pretraining run by name.
 
-    If the classifiers differ in data, size or labels, those like the newest stay.
+    If the classifiers differ in photos, size or labels, those like the newest stay; so do those of
+    the same start and the same part that were trained in the same way. All is known by the
+    fingerprints and settings in the summaries, not by names of files.
     """
     classifiers, pretraining, damaged, unfinished = [], {}, [], []
     for folder in sorted(runs.iterdir()):
@@ -37,15 +42,37 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
         if names:
             print(f"left out, {why}: {listed(names)}", file=sys.stderr)
     if classifiers:
-        newest = max(classifiers, key=lambda run: run["age"])["summary"]
+        newest = newest_of(classifiers)["summary"]
         others = [r for r in classifiers if any(r["summary"][k] != newest[k] for k in SAME)]
-        leave_out(classifiers, others, "other data, size, labels, representation or test images")
+        leave_out(classifiers, others, "other photos, size, labels, representation or test images")
         byol = [r for r in classifiers if r["summary"]["init"] == "byol"]
         if byol:
-            file = max(byol, key=lambda run: run["age"])["summary"]["init_file"]
-            others = [r for r in byol if r["summary"]["init_file"] != file]
-            leave_out(classifiers, others, f"other BYOL weights than {file}")
+            last = newest_of(byol)["summary"]
+            others = [r for r in byol if r["summary"]["weights"] != last["weights"]]
+            why = f"other BYOL weights than the newest run ({printable(last['init_file'])})"
+            leave_out(classifiers, others, why)
+        leave_out_other_settings(classifiers)
     return classifiers, pretraining
+
+
+def newest_of(runs: list[dict]) -> dict:
+    return max(runs, key=lambda run: run["age"])
+
+
+def leave_out_other_settings(classifiers: list[dict]) -> None:
+    """Take off the runs that were trained in another way than the newest of their group."""
+    for start in {(r["summary"]["init"], r["summary"]["freeze"]) for r in classifiers}:
+        group = [r for r in classifiers if (r["summary"]["init"], r["summary"]["freeze"]) == start]
+        settings = newest_of(group)["summary"]["settings"]
+        for run in group:
+            others = run["summary"]["settings"]
+            differing = sorted(
+                key for key in settings.keys() | others.keys()
+                if settings.get(key) != others.get(key)
+            )  # fmt: skip
+            if differing:
+                now = ", ".join(f"{key} {others.get(key)}" for key in differing[:3])
+                leave_out(classifiers, [run], f"trained with {now}, unlike the newest of its kind")
 
 
 def read_classifier(folder: Path) -> tuple[dict, list[dict]]:
@@ -56,6 +83,11 @@ def read_classifier(folder: Path) -> tuple[dict, list[dict]]:
              "image_size": int, "labels": int, "tested_on": str, "test_images": int,
              "representation": str, "init_file": str, "epochs": int}  # fmt: skip
     check(all(type(summary[key]) is kind for key, kind in kinds.items()))
+    # earlier versions did not say what a run was
+    run = modern_settings(summary.get("run") or {"epochs": summary["epochs"]})
+    summary["images"] = run.pop("images", summary["data"])
+    summary["weights"] = run.pop("weights", summary["init_file"])
+    summary["settings"] = {key: value for key, value in run.items() if key not in NOT_COMPARED}
     check(summary["init"] in WEIGHTS and len(summary["classes"]) >= 2)
     check(0 <= summary["test_accuracy"] <= 1)
     rows = summary.get("curve")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from byol.config import REPRESENTATIONS
 from byol.report.style import TRAINED, WEIGHTS
 
+UNEVEN = 1.1  # share of the largest class against even shares, from which both are shown
 PROTOCOLS = {"linear": "linear evaluation", "knn": "kNN", "fine-tuned": "fine-tuned"}
 
 
@@ -89,10 +90,15 @@ def accuracy_table(groups: dict) -> str:
     if not groups:
         return ""
     lines = ["| test accuracy, % | random weights | BYOL weights |", "|---|---|---|"]
+    summaries = [run["summary"] for runs in groups.values() for run in runs]
+    uneven = any(s.get("chance", 0) > UNEVEN / len(s["classes"]) for s in summaries)
+    figures = {"test_accuracy": ""} | ({"balanced_accuracy": ", balanced"} if uneven else {})
     for freeze in (True, False):
-        cells = []
-        for init in WEIGHTS:
-            values = [run["summary"]["test_accuracy"] for run in groups.get((init, freeze), [])]
-            cells.append(mean_and_deviation(values, " seeds") if values else "no run")
-        lines.append(f"| {TRAINED[freeze]} | {cells[0]} | {cells[1]} |")
+        for figure, what in figures.items():
+            cells = []
+            for init in WEIGHTS:
+                summaries = [run["summary"] for run in groups.get((init, freeze), [])]
+                values = [s[figure] for s in summaries if figure in s]
+                cells.append(mean_and_deviation(values, " seeds") if values else "no run")
+            lines.append(f"| {TRAINED[freeze]}{what} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"

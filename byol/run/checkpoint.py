@@ -13,7 +13,7 @@ from torch import nn
 
 from byol.config import modern_settings
 from byol.encoder import Encoder
-from byol.errors import UserError
+from byol.errors import UserError, printable
 from byol.files import check_seal, reads_back, seal, write_atomically
 from byol.run.folder import LAST, PREVIOUS, make_folder
 
@@ -149,10 +149,13 @@ def _modernise(content: dict, kind: str, path: Path) -> dict:
     return content
 
 
-def save_encoder(path: str | Path, encoder: Encoder, config, step: int, fingerprint: str) -> None:
+def save_encoder(
+    path: str | Path, encoder: Encoder, config, step: int, fingerprint: str, run: str = ""
+) -> None:
     """Write the encoder for its readers, with what they need to know of its training.
 
-    config: a `PretrainConfig`. step: how many steps it took. fingerprint: of the photos.
+    config: a `PretrainConfig`. step: how many steps it took. fingerprint: of the photos. run: the
+    name of the run.
     """
     shared = {key: getattr(config, key) for key in FROM_PRETRAINED}
     content = {
@@ -161,8 +164,47 @@ def save_encoder(path: str | Path, encoder: Encoder, config, step: int, fingerpr
         "config": dataclasses.asdict(config),
         "step": step,
         "data_fingerprint": fingerprint,
+        "run": run,
     }
     save(path, ENCODER, content)
+
+
+def written_by(path: Path) -> str:
+    """Name the run that wrote an encoder; for any other file, something that no run is called."""
+    try:
+        return str(load(path, ENCODER).get("run", f"of earlier versions, {path}"))
+    except UserError:
+        return f"unknown, {path}"
+
+
+def load_pretrained(path: str | Path) -> dict:
+    """Read an encoder; from a state of training (last.pt), the encoder of the unfinished run.
+
+    Then a line on stderr says how far it was. Raises `UserError` as `load` does.
+    """
+    try:
+        return load(path, ENCODER)
+    except UserError:
+        try:
+            state = load(path, TRAINING)
+        except UserError:
+            state = {}
+        if "hidden_dim" not in state.get("config", {}):  # not a state of pretraining
+            raise
+    config, step = state["config"], state["step"]
+    weights = {
+        name.removeprefix("encoder."): value
+        for name, value in state["model"].items()
+        if name.startswith("encoder.")
+    }
+    print(
+        f"{printable(str(path))} is of a run that is not finished (step {step:,}): its encoder may "
+        "become better",
+        file=sys.stderr,
+    )
+    shared = {key: config[key] for key in FROM_PRETRAINED}
+    about = {"config": config, "step": step, "data_fingerprint": state["data_fingerprint"]}
+    return {"kind": ENCODER, "encoder": weights, **shared, **about}
 
 
 def encoder_weights(encoder: Encoder) -> dict[str, torch.Tensor]:

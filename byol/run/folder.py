@@ -55,12 +55,10 @@ def open_run_folder(path: str, *, resume: bool, overwrite: bool) -> tuple[Path, 
     """Make the run folder if needed, and lock it until the lock is closed.
 
     What a killed run left half-written there is removed. Raises `UserError` if another process
-    has the folder, if it holds a run and neither `resume` nor `overwrite` is asked, if there is
-    nothing to resume, or if it cannot be written to.
+    has the folder, if it holds a run and neither `resume` nor `overwrite` is asked, or if it cannot
+    be written to.
     """
     run_dir = Path(path)
-    if resume and not holds_a_run(run_dir):
-        raise UserError(f"--resume: there is no {run_dir / LAST} to go on from; leave --resume out")
     make_folder(run_dir, "--run-dir")
     lock = lock_run_folder(run_dir)
     if holds_a_run(run_dir) and not resume and not overwrite:
@@ -90,11 +88,11 @@ def remove_states(run_dir: Path) -> None:
 
 
 def check_same_settings(
-    before: dict, now: dict, may_differ: set[str], may_grow: set[str], run_dir: Path
+    before: dict, now: dict, may_differ: set[str], may_change: set[str], run_dir: Path
 ) -> None:
     """Raise `UserError` that names the settings which differ from those of the run's start.
 
-    Settings in `may_differ` are not compared; those in `may_grow` may have increased.
+    Settings in `may_differ` are not compared; those in `may_change` may be others now.
     """
     if unknown := sorted(now.keys() - before.keys() - may_differ):
         raise UserError(
@@ -104,16 +102,13 @@ def check_same_settings(
     changed = [
         f"{key} was {before.get(key)!r} and is now {now[key]!r}"
         for key in now
-        if key not in may_differ
-        and before.get(key) != now[key]
-        and not (key in may_grow and now[key] > before[key])
+        if key not in may_differ | may_change and before.get(key) != now[key]
     ]
     if changed:
         others = sorted(may_differ - {"resume", "overwrite"})
         flags = ["--" + key.replace("_", "-") for key in others]
-        grow = "".join(f"; --{key} may be raised" for key in sorted(may_grow))
         raise UserError(
             f"--resume: {run_dir} was started with other settings ({'; '.join(changed)}); give "
             f"the old ones, or start anew in another --run-dir; only {', '.join(flags)} may "
-            f"differ{grow}"
+            "differ, and --epochs of train_byol.py, if you give it"
         )

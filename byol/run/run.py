@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import secrets
 import time
 from pathlib import Path
 
 from byol.config import MAY_DIFFER_ON_RESUME, PretrainConfig
 from byol.errors import Stopped, UserError, printable
 from byol.run import checkpoint
-from byol.run.folder import LAST, check_same_settings, open_run_folder, remove_states
+from byol.run.folder import (
+    LAST,
+    check_same_settings,
+    holds_a_run,
+    open_run_folder,
+    remove_states,
+)
 from byol.run.interrupt import Interrupt
 from byol.schedules import Schedule
 
@@ -36,30 +44,62 @@ class Run:
         )
         self.state: dict | None = None
         self.fingerprint = ""
+        self.name = secrets.token_hex(4)  # says later which run wrote a file
 
     @classmethod
     def open(cls, config: PretrainConfig, flags: set[str]) -> Run:
         """Open the run of `train_byol.py`; with `--resume` read its last state.
 
-        Raises `UserError` if the folder holds another run, if the state cannot be read or has
-        other settings, or if the encoder could not be written in the end.
+        Without a state there, `--resume` begins anew. Raises `UserError` if the folder holds
+        another run, if the state cannot be read or has other settings, or if the encoder could not
+        be written in the end.
         """
         run = cls(config.run_dir, dataclasses.asdict(config), config)
         checkpoint.check_writable(config.out)
-        if Path(config.out).exists() and not (config.resume or config.overwrite):
-            raise UserError(
-                f"--out: there is {config.out} already; give another name for this run's encoder, "
-                "or --overwrite to replace it"
-            )
-        if config.resume:
-            may_grow = {"epochs"} & flags  # a higher default or file does not lengthen a run
-            run.load_state(MAY_DIFFER_ON_RESUME, may_grow)
+        if config.resume and holds_a_run(run.folder):
+            # a default or a file that changed does not change the length of a run
+            run.load_state(MAY_DIFFER_ON_RESUME, may_change={"epochs"} & flags)
+        elif config.resume:
+            run.say(f"note        nothing to resume in {printable(str(run.folder))}: a new run")
+        run.check_out(Path(config.out))
         return run
 
-    def load_state(self, may_differ: set[str], may_grow: set[str]) -> None:
+    def load_state(self, may_differ: set[str], may_change: set[str]) -> None:
         """Read the last state. Raises `UserError` if it is of other settings."""
         self.state = checkpoint.load_state(self.folder)
-        check_same_settings(self.state["config"], self.settings, may_differ, may_grow, self.folder)
+        before = self.state["config"]
+        check_same_settings(before, self.settings, may_differ, may_change, self.folder)
+        self.name = self.state.get("run", self.name)
+
+    def check_out(self, out: Path) -> None:
+        """Raise `UserError` if the encoder of another run is at `out`, and may not be replaced."""
+        self.replaceable = None
+        if not out.exists():
+            return
+        writer = checkpoint.written_by(out)
+        if self.overwrite:
+            self.replaceable = writer  # what is there now; not what another run puts there later
+        elif writer != self.name:
+            raise UserError(
+                f"--out: {printable(str(out))} is there already, and is not of this run; give "
+                "another --out for this run's encoder, or (without --resume) --overwrite to "
+                "replace it"
+            )
+
+    def free_out(self, out: str) -> str:
+        """Give the name for the encoder: `out`, or another name if another run wrote `out` since.
+
+        So nothing is lost, and the user is told.
+        """
+        path = Path(out)
+        if not path.exists() or checkpoint.written_by(path) in (self.name, self.replaceable):
+            return out
+        other = str(path.with_name(f"{path.stem}-{self.name}{path.suffix}"))
+        self.say(
+            f"note        another run has written {printable(out)} meanwhile, so this encoder goes "
+            f"to {printable(other)}"
+        )
+        return other
 
     def check_same_photos(self, photos) -> None:
         """Raise `UserError` if the run was started with other photos."""
@@ -82,9 +122,10 @@ class Run:
         first_step = 0
         if self.state:
             first_step = self.state["step"]
+            self._check_length(first_step)
             for name, part in self.parts.items():
                 part.load_state_dict(self.state[name])
-            self._tell_of_longer_schedule()
+            self._tell_of_other_schedule()
         else:  # every check is behind us: only now may --overwrite cost the earlier run
             remove_states(self.folder)
         going_on = f", going on at step {first_step:,}" if self.state else ""
@@ -93,12 +134,21 @@ class Run:
         log.begin(first_step)
         return first_step
 
-    def _tell_of_longer_schedule(self) -> None:
+    def _check_length(self, done: int) -> None:
+        """Raise `UserError` if more steps are done than the schedule has."""
+        if done > self.schedule.total_steps:
+            epochs = math.ceil(done / self.schedule.steps_per_epoch)
+            raise UserError(
+                f"--epochs {self.schedule.epochs}: the run has done {done:,} steps, more than "
+                f"these epochs have; give --epochs {epochs} or more"
+            )
+
+    def _tell_of_other_schedule(self) -> None:
         before, now = self.state["config"]["epochs"], self.settings["epochs"]
-        if now > before:
+        if now != before:
             self.say(
                 f"note        --epochs was {before} and is now {now}: from here on rate and tau "
-                "follow the longer schedule, so the result is not that of a run of "
+                "follow the other schedule, so the result is not that of a run of "
                 f"{now} epochs from the start"
             )
 
@@ -136,6 +186,6 @@ class Run:
             self.log.flush()
             self.log.check(self.model, done)
             content = {name: part.state_dict() for name, part in self.parts.items()}
-            content |= {"step": done, "config": self.settings}
+            content |= {"step": done, "config": self.settings, "run": self.name}
             checkpoint.save_state(self.folder, {**content, "data_fingerprint": self.fingerprint})
         self.saved_at = time.perf_counter()

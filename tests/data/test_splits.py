@@ -137,11 +137,15 @@ def test_a_source_without_classes():
 @pytest.mark.parametrize(
     ("photos", "asked", "told"),
     [
-        (fake(50, 4), {"labels": 10}, ["class1", "only 4", "needs 5", "lower --labels"]),
+        (fake(50, 4), {"labels": 10}, ["class1", "only 4", "needs 5", "give --labels 9 or less"]),
         (fake(50, 9), {"labels": 10, "holdout": 10}, ["class1", "only 4", "--labels"]),
-        (fake(50, 9), {"labels": 0, "holdout": 20}, ["class1", "only 9", "lower --holdout"]),
+        (
+            fake(50, 9),
+            {"labels": 0, "holdout": 20},
+            ["class1", "only 9", "give --holdout 19 or less"],
+        ),
         (fake(10, 10), {"labels": 0, "holdout": 20}, ["--holdout 20", "20 training images"]),
-        (fake(free=10), {"labels": 0, "holdout": 11}, ["lower --holdout", "only 10"]),
+        (fake(free=10), {"labels": 0, "holdout": 11}, ["give --holdout 10 or less", "only 10"]),
         (fake(free=10), {"labels": 4}, ["--labels 4", "fake has none", "--labels 0"]),
         (fake(10), {"labels": 4}, ["only one class", "class0", "two"]),
         (fake(10, 10), {"labels": 1}, ["--labels 1", "at least 2"]),

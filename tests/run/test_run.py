@@ -186,8 +186,8 @@ def test_a_run_is_lengthened_by_the_flag_alone(tiny, capsys):
     assert [row["lr"] for row in rows()[4:]] == [longer.schedule.lr(s) for s in (7, 8, 9, 11)]
     tiny(resume=True, epochs=4, flags={"epochs"}).train()  # as any run
     assert "note" not in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"epochs was 4 and is now 3.*--epochs may be raised"):
-        tiny(resume=True, epochs=3, flags={"epochs"})
+    with pytest.raises(UserError, match=r"has done 12 steps.*give --epochs 4 or more"):
+        tiny(resume=True, epochs=3, flags={"epochs"}).train()
     assert checkpoint.load_state(RUN)["config"]["epochs"] == 4
 
 
@@ -238,17 +238,13 @@ def test_a_folder_in_use_is_refused(tiny):
         with pytest.raises(UserError, match="is in use by process"):
             tiny(**how)
     first.train()
-    with pytest.raises(UserError, match=r"no lost/last\.pt to go on from"):
-        tiny(resume=True, run_dir="lost")
-    assert not Path("lost").exists()
 
 
 def test_an_encoder_is_not_replaced_unasked(tiny):
     Path("byol.pt").write_bytes(b"another run's")
-    with pytest.raises(UserError, match=r"there is byol\.pt already.*another name.*--overwrite"):
+    with pytest.raises(UserError, match=r"byol\.pt is there already.*another --out.*--overwrite"):
         tiny()
     tiny(out="mine.pt").train()
-    Path("mine.pt").write_bytes(b"its own")
     tiny(out="mine.pt", resume=True).train()
     tiny(overwrite=True).train()
     with pytest.raises(UserError, match="is a folder"):

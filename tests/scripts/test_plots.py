@@ -51,13 +51,14 @@ def test_runs_that_do_not_compare_are_left_out(frozen, capsys):
     """The newest says which labels and which weights count."""
     write_run("classifier-byol-frozen", {**frozen, "labels": 4})
     write_run("classifier-byol-frozen-seed1", {**frozen, "seed": 1})
-    write_run("classifier-byol-frozen-seed2", {**frozen, "seed": 2, "init_file": "other.pt"})
+    other = {**frozen["run"], "weights": "others"}
+    write_run("classifier-byol-frozen-seed2", {**frozen, "seed": 2, "run": other})
     assert plot_losses.main([]) == 0
     captured = capsys.readouterr()
     labels, weights = (line for line in captured.err.splitlines() if line.startswith("left out"))
     assert "labels" in labels
     assert labels.endswith(": classifier-byol-frozen")
-    assert "other.pt" in weights
+    assert "other BYOL weights than the newest run" in weights
     assert weights.endswith(": classifier-byol-frozen-seed1")
     assert "seeds" not in captured.out
 

@@ -258,7 +258,7 @@ def test_a_run_is_lengthened_by_epochs_on_resume(pretrain, tiny, capsys):
     assert [row["step"] for row in kept] == [2, 3, 4, 6, 8, 9, 10, 12]
 
     code = pretrain(*small, "--epochs", "3", "--resume")
-    fails(capsys, code, "epochs was 4 and is now 3", "--epochs may be raised")
+    fails(capsys, code, "has done 12 steps", "--epochs 4 or more")
     at = tiny.index("--epochs")
     code = train_byol.main(
         [*tiny[:at], *tiny[at + 2 :], *small, "--resume"]
@@ -270,7 +270,7 @@ def test_a_run_is_lengthened_by_epochs_on_resume(pretrain, tiny, capsys):
 def test_nothing_is_replaced_unasked(pretrain, capsys):
     """Neither a run in the folder, nor the encoder of another run."""
     Path("byol.pt").write_bytes(b"another run's")
-    fails(capsys, pretrain(), "byol.pt", "--overwrite", "another name")
+    fails(capsys, pretrain(), "byol.pt", "--overwrite", "another --out")
     assert not (RUN / "last.pt").exists()
     mine = ["--out", "mine.pt", "--epochs", "1"]
     assert pretrain(*mine) == 0
@@ -358,7 +358,6 @@ def test_a_run_of_an_earlier_version_is_not_resumed(pretrain, narrow_run, capsys
         (["--labels", "50"], ["50", "--labels"]),
         (["--image-size", "4"], ["image_size"]),
         (["--device", "tpu"], ["--device"]),
-        (["--resume"], ["--resume"]),
         (["--resume", "--overwrite"], ["--overwrite"]),
         (["--out", "."], ["folder"]),
         (["--amp", "fp16", "--device", "cpu"], ["fp16", "CUDA"]),
