@@ -14,7 +14,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,14 @@ from tqdm import tqdm
 
 from byol.errors import NO_ROOM, UserError, printable
 from byol.files import usable_cores, write_file
-from data.classes import classify
+from data.classes import classify, describe
 from data.decode import BadImage
+from data.kinds import COPY, PassedOver
 from data.sources import DATA_DIR, Source, find_source
 from data.stored import StoredArray, npy_header, read_texts, write_array, write_texts
-from data.walk import Item, Loaded
+from data.walk import Copies, Item, Loaded, NoPhoto, Passed
 
-PACK_VERSION = 2  # raise it whenever decoding, names or the files below change
+PACK_VERSION = 3  # raise it whenever decoding, names or the files below change
 MAX_BROKEN = 0.1
 MAX_WAITING = 500_000_000  # bytes of files that are being decoded or wait for it
 STALE_S = 24 * 3600
@@ -61,6 +62,10 @@ class Photos:
     source: what was asked for
     fingerprint: SHA-256 over the sorted names, the same on every machine
     by_name: int64 (N,), all rows in the order of their names
+    test_folders: the folders whose images are for the test, with their numbers
+    passed: what else was found, and is no photo
+    empty: folders in which there is no photo
+    notes: sentences on folders that may be meant otherwise
     """
 
     images: StoredArray
@@ -73,18 +78,32 @@ class Photos:
     source: str
     fingerprint: str
     by_name: np.ndarray
+    test_folders: dict[str, int] = field(default_factory=dict)
+    passed: PassedOver = field(default_factory=PassedOver)
+    empty: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def describe_classes(self) -> str:
+        """Write the line of a banner on classes, test folders, and what was passed over."""
+        empty = f"; no photos in {printable(', '.join(self.empty[:3]))}" if self.empty else ""
+        empty += f" and {len(self.empty) - 3:,} more folders" if len(self.empty) > 3 else ""
+        passed = f"passed over: {self.passed}" if self.passed else "nothing passed over"
+        return f"classes     {describe(self)}{empty}; {passed}"
 
     def is_known_as(self, fingerprint: str) -> bool:
         """Tell whether these are the photos that a run knew by this fingerprint."""
         return fingerprint == self.fingerprint
 
 
-def open_photos(source: str, store_size: int, *, progress: bool = True) -> Photos:
+def open_photos(
+    source: str, store_size: int, classes_at: int | None = None, *, progress: bool = True
+) -> Photos:
     """Open `source` (a known name, a folder or an archive) at `store_size` pixels square.
 
     The first call packs it into the cache ($BYOL_CACHE, or data/packed), later ones only open
-    the pack. One line on stderr tells of skipped files. Raises `UserError` if the source
-    cannot be found or used, or the cache cannot be written.
+    the pack. Lines on stderr tell of skipped files, and of folders that may be meant otherwise.
+    classes_at: which folder names the class, if the rules of data/classes.py do not fit. Raises
+    `UserError` if the source cannot be found or used, or the cache cannot be written.
     """
     if store_size < 1:
         raise UserError(f"a store size of {store_size} pixels makes no image; give 1 or more")
@@ -105,7 +124,26 @@ def open_photos(source: str, store_size: int, *, progress: bool = True) -> Photo
             f"skipped {len(photos.skipped):,} of {count:,} files: {_tell(photos.skipped, more)}",
             file=sys.stderr,
         )
+    photos.passed, photos.empty = found.passed + photos.passed, found.empty
+    if classes_at is not None:
+        _take_classes(photos, classes_at)
+    for note in photos.notes:
+        print(f"note        {note}", file=sys.stderr)
     return photos
+
+
+def _take_classes(photos: Photos, classes_at: int) -> None:
+    """Take the classes from the folders of this number. Raises `UserError` if there are none."""
+    layout = classify(list(photos.names), classes_at)
+    if not layout.classes:
+        deepest = max(name.count("/") for name in photos.names)
+        raise UserError(
+            f"--classes-at {classes_at}: no photo of --data {printable(photos.source)} has a class "
+            f"there; the deepest lie in {deepest} folders, so give a number from 1 to {deepest}, "
+            "or auto for the rules"
+        )
+    photos.labels, photos.classes, photos.is_test = layout.labels, layout.classes, layout.is_test
+    photos.test_folders, photos.notes = layout.test_folders, layout.notes
 
 
 def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
@@ -128,6 +166,9 @@ def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
             source=source,
             fingerprint=manifest["fingerprint"],
             by_name=StoredArray(folder / "by_name.npy", np.int64, (n,)).read_all(),
+            test_folders=dict(manifest["test_folders"]),
+            passed=PassedOver(dict(manifest["passed"])),
+            notes=list(manifest["notes"]),
         )
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
@@ -194,6 +235,7 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
     names: list[str] = []
     sizes = array("i")  # height, width, height, width, ...
     skipped: list[tuple[str, str]] = []
+    passed, copies = PassedOver(), Copies()
     with (
         open(folder / "images.npy", "wb") as file,
         contextlib.closing(_load_all(found, store_size)) as results,
@@ -208,7 +250,11 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
         file.write(npy_header(np.uint8, (0, 3, store_size, store_size)))
         for result in results:
             bar.update()
-            if isinstance(result, Loaded):
+            if isinstance(result, Passed):
+                passed.add(*result)
+            elif isinstance(result, Loaded) and copies.knows(result):
+                passed.add(COPY, result.name)
+            elif isinstance(result, Loaded):
                 file.write(result.pixels)
                 names.append(result.name)
                 sizes.extend((result.height, result.width))
@@ -218,13 +264,19 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
         file.write(npy_header(np.uint8, (len(names), 3, store_size, store_size)))
         file.flush()
         os.fsync(file.fileno())
+    if not names and not skipped:
+        others = found.passed + passed
+        raise UserError(
+            f"--data {printable(source)} holds no images that can be read"
+            f"{f', but {others}' if others else ''}; {others.remedy()}"
+        )
     _refuse_broken(source, len(names), skipped)
 
-    labels, classes, is_test = classify(names)
+    layout = classify(names)
     by_name = sorted(range(len(names)), key=names.__getitem__)
     joined = "\0".join(names[row] for row in by_name).encode("utf-8", "surrogatepass")
-    write_array(folder / "labels.npy", labels)
-    write_array(folder / "is_test.npy", is_test)
+    write_array(folder / "labels.npy", layout.labels)
+    write_array(folder / "is_test.npy", layout.is_test)
     write_array(folder / "sizes.npy", np.array(sizes, np.int32).reshape(-1, 2))
     write_array(folder / "by_name.npy", np.array(by_name, np.int64))
     write_texts(folder, "names", names)
@@ -239,34 +291,42 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
         "count": len(names),
         "skipped": len(skipped),
         "fingerprint": hashlib.sha256(joined).hexdigest(),
-        "classes": classes,
+        "classes": layout.classes,
+        "test_folders": layout.test_folders,
+        "notes": layout.notes,
+        "passed": passed.kinds,
         "bytes": {name: (folder / name).stat().st_size for name in FILES},
     }
     write_file(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode("ascii"))
 
 
-def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, str]]:
+def _load_all(found: Source, store_size: int) -> Iterator[Loaded | Passed | tuple[str, str]]:
     """Decode in threads, few ahead of the writer, in the order of the source.
 
-    Yields what was loaded, or (name, reason) for a file to skip.
+    Yields what was loaded, what is passed over, or (name, reason) for a file to skip.
     """
     workers = usable_cores()
     pending: deque[tuple[Item, Future[Loaded]]] = deque()
     waiting = 0
     seen: set[str] = set()
 
-    def finish() -> Loaded | tuple[str, str]:
+    def finish() -> Loaded | Passed | tuple[str, str]:
         nonlocal waiting
         item, future = pending.popleft()
         waiting -= item.file_bytes
         problem = future.exception()
         if isinstance(problem, BadImage):  # raised here, it would keep the file's bytes for long
             return item.name, str(problem)
+        if isinstance(problem, NoPhoto):
+            return Passed(str(problem), item.name)
         return future.result()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for item in found.items():
+            if isinstance(item, Passed):
+                yield item
+                continue
             if item.name in seen:
                 yield item.name, "a second file of this name"
                 continue
@@ -288,8 +348,6 @@ def _load_all(found: Source, store_size: int) -> Iterator[Loaded | tuple[str, st
 
 def _refuse_broken(source: str, kept: int, skipped: list[tuple[str, str]]) -> None:
     count = kept + len(skipped)
-    if not count:
-        raise UserError(f"--data {printable(source)} holds no images; check the path")
     if not kept or len(skipped) > MAX_BROKEN * count:
         raise UserError(
             f"--data {printable(source)}: {len(skipped):,} of {count:,} files cannot be used, too "

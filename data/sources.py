@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from byol.errors import UserError, printable
 from data import walk
 from data.decode import fit
 from data.download import download
-from data.walk import Item, Loaded
+from data.kinds import PassedOver
+from data.walk import Item, Loaded, Passed
 
 DATA_DIR = Path(__file__).resolve().parent
 KNOWN = ("cats-vs-dogs", "cifar10", "cartoons")
@@ -36,13 +37,16 @@ class Source:
     """Something to pack; `identity` changes when its content does.
 
     `items()` walks it once. `count()` tells how many items there will be, None if only the
-    walk can tell.
+    walk can tell. `passed` is what was passed over before the walk, `empty` names the folders
+    without photos.
     """
 
     title: str
     identity: str
     count: Callable[[], int | None]
-    items: Callable[[], Iterable[Item]]
+    items: Callable[[], Iterable[Item | Passed]]
+    passed: PassedOver = field(default_factory=PassedOver)
+    empty: list[str] = field(default_factory=list)
 
 
 def find_source(source: str, progress: bool = True) -> Source:
@@ -69,11 +73,12 @@ def _path_source(path: Path, inside: str = "") -> Source:
     path = path.resolve()
     title = re.sub(r"[^\w.-]+", "_", path.name, flags=re.ASCII)[:60] or "photos"
     if path.is_dir():
-        found = list(walk.walk_folder(path, inside))
-        listing = "\n".join(f"{f.name}\0{f.size}\0{f.mtime_ns}" for f in found)
+        found = walk.list_folder(path, inside)
+        listing = "\n".join(f"{f.name}\0{f.size}\0{f.mtime_ns}" for f in found.files)
         digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
-        items = functools.partial(walk.read_folder, found)
-        return Source(title, f"folder:{path}:{digest}", lambda: len(found), items)
+        items = functools.partial(walk.read_folder, found.files)
+        identity, count = f"folder:{path}:{digest}", len(found.files)
+        return Source(title, identity, lambda: count, items, found.passed, found.empty)
     name = path.name.lower()
     info = path.stat()
     identity = f"archive:{path}:{info.st_size}:{info.st_mtime_ns}"

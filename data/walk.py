@@ -6,6 +6,7 @@ import bz2
 import errno
 import functools
 import gzip
+import hashlib
 import lzma
 import os
 import stat
@@ -14,34 +15,43 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from byol.errors import UserError, printable
+from data import kinds
 from data.decode import BadImage, decode
+from data.kinds import HEAD_BYTES, PHOTO, PassedOver, claims_photo, kind_of_bytes, kind_of_file
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-NOT_READ = (".heic", ".heif", ".avif")  # told of as files that could not be used
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_FILE_BYTES = 200_000_000
 MAX_TAR_HEADER = 1_000_000  # bytes of a long name or of other notes on one member
+MAX_DEPTH = 100  # folders around a file in an archive
 MAX_RATIO = 1_000  # how much larger than its file a tar may become, after the first gigabyte
 
 
 class Loaded(NamedTuple):
-    """One decoded image: its name, uint8 (3, S, S) pixels, original height and width."""
+    """One decoded image: its name, uint8 (3, S, S) pixels, original height and width.
+
+    digest: SHA-256 of its file; nothing if there is no file
+    """
 
     name: str
     pixels: np.ndarray
     height: int
     width: int
+    digest: bytes = b""
 
 
 class Item(NamedTuple):
-    """One image of a source. `load(size)` may run in any thread and may raise `BadImage`.
+    """One file of a source that may be a photo.
+
+    `load(size)` may run in any thread. It may raise `BadImage`, and `NoPhoto` if the first bytes
+    are those of something else.
 
     file_bytes: what its file takes in memory until the item is done with
     """
@@ -51,63 +61,215 @@ class Item(NamedTuple):
     file_bytes: int = 0
 
 
+class Passed(NamedTuple):
+    """A file or folder of a source that is no photo: what it is (see data/kinds.py), its name."""
+
+    kind: str
+    name: str
+
+
+class NoPhoto(Exception):
+    """This file is no photo, and does not claim to be one. The text says what it is."""
+
+
+class Copies:
+    """Knows a file again that lies in another place with its name, folder name and bytes.
+
+    Some archives hold their whole tree twice. Photos that are alike under other names are left
+    alone.
+    """
+
+    def __init__(self):
+        self._seen: set[bytes] = set()
+
+    def knows(self, loaded: Loaded) -> bool:
+        """Tell whether this is a copy of an image that was asked about before."""
+        if not loaded.digest:
+            return False
+        tail = "/".join(loaded.name.split("/")[-2:]).casefold()
+        key = hashlib.sha256(loaded.digest + tail.encode("utf-8", "surrogatepass")).digest()[:16]
+        known = key in self._seen
+        self._seen.add(key)
+        return known
+
+
 # ---- folders ----
 
 
 class _File(NamedTuple):
+    """problem: why it cannot be read; nothing if it can."""
+
     name: str
     path: str
     size: int
     mtime_ns: int
-    regular: bool
+    problem: str = ""
 
 
-def walk_folder(root: Path, inside: str = "") -> Iterator[_File]:
-    """List the image files below `root`, sorted; links to folders are not followed (no loops).
+@dataclass
+class Listing:
+    """The files below a folder that may be photos, what was passed over, folders without any."""
 
+    files: list[_File] = field(default_factory=list)
+    passed: PassedOver = field(default_factory=PassedOver)
+    empty: list[str] = field(default_factory=list)
+
+
+def list_folder(root: Path, inside: str = "") -> Listing:
+    """List the files below `root` that may be photos, each real file once. None is opened.
+
+    Links are followed, to folders inside and outside of `root`. What is there without a link comes
+    first, and photos of fewer folders before those of more: of two copies the first one stays.
     Names start at `root`, after `inside`: "PetImages/" gives a folder the names of its archive.
     """
+    return _Lister(root, inside).list()
 
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"--data: cannot list {printable(str(error.filename))} ({error.strerror}); "
-            "make it readable or move it away"
-        )
 
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        within = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = inside if within == "." else f"{inside}{within}/"
-        for file in sorted(files):
-            path = os.path.join(folder, file)
-            name = prefix + file
-            if not _is_image(name):
-                continue
-            try:
-                info = os.stat(path)
-            except OSError:  # a broken link
-                yield _File(name, path, 0, 0, False)
+class _Lister:
+    def __init__(self, root: Path, inside: str):
+        self.root, self.inside = os.path.realpath(root), inside
+        self.found = Listing()
+        self.folders: list[str] = []  # names of those walked through, "cat/"
+        self.walked: set[str] = set()  # their real paths
+        self.links: list[tuple[str, str]] = []  # (name, path)
+        self.several: set[tuple[int, int]] = set()  # device and inode of files with several names
+
+    def list(self) -> Listing:
+        self.walk(self.root, self.inside)
+        to_files = []
+        for name, path in self.links:  # which grows meanwhile
+            if os.path.isdir(path):
+                self.follow(name, path)
             else:
-                regular = stat.S_ISREG(info.st_mode)
-                yield _File(name, path, info.st_size, info.st_mtime_ns, regular)
+                to_files.append((name, path))
+        linked: set[str] = set()
+        for name, path in to_files:
+            target = os.path.realpath(path)
+            listed = target in linked or os.path.dirname(target) in self.walked
+            if listed and os.path.exists(target):
+                self.found.passed.add(kinds.LINK, name)
+            else:
+                linked.add(target)
+                self.add(name, path)
+        self.found.files.sort(key=lambda file: file.name.count("/"))
+        self.found.empty = self.find_empty()
+        return self.found
+
+    def follow(self, name: str, path: str) -> None:
+        """Walk through the folder that a link leads to, unless that would be a loop or a repeat."""
+        target = os.path.realpath(path)
+        around = self.root == target or self.root.startswith(target.rstrip(os.sep) + os.sep)
+        if around or target in self.walked:
+            self.found.passed.add(kinds.LINK, name)
+        else:
+            self.walk(target, f"{name}/")
+
+    def walk(self, top: str, inside: str) -> None:
+        """Walk through a real folder. inside: what its names start with."""
+
+        def refuse(error: OSError) -> None:
+            raise UserError(
+                f"--data: cannot list {printable(str(error.filename))} ({error.strerror}); "
+                "make it readable or move it away"
+            )
+
+        passed = self.found.passed
+        for folder, folders, files in os.walk(top, onerror=refuse):
+            within = os.path.relpath(folder, top).replace(os.sep, "/")
+            prefix = inside if within == "." else f"{inside}{within}/"
+            if folder != self.root and _is_own(files):
+                passed.add(kinds.OWN_FOLDER, prefix[:-1])
+                folders.clear()
+                continue
+            self.walked.add(folder)
+            self.folders.append(prefix)
+            beside = {name.lower() for name in folders}
+            walk_on = []
+            for name in sorted(folders):
+                path = os.path.join(folder, name)
+                if kind := kinds.kind_of_folder(name, os.path.basename(folder), beside):
+                    passed.add(kind, prefix + name)
+                elif os.path.islink(path):
+                    self.links.append((prefix + name, path))
+                elif path in self.walked:
+                    passed.add(kinds.LINK, prefix + name)
+                else:
+                    walk_on.append(name)
+            folders[:] = walk_on
+            for name in sorted(files):
+                path = os.path.join(folder, name)
+                if kind := kind_of_file(name):
+                    passed.add(kind, prefix + name)
+                elif name in kinds.OWN_PICTURES and kinds.is_own_picture(name, _head_of(path)):
+                    passed.add(kinds.OWN_PICTURE, prefix + name)
+                else:
+                    self.add(prefix + name, path, os.lstat)
+
+    def add(self, name: str, path: str, look: Callable = os.stat) -> None:
+        """Add a file, or put a link aside for later."""
+        try:
+            info = look(path)
+        except OSError:
+            self.found.files.append(_File(name, path, 0, 0, "a link to nothing"))
+            return
+        if stat.S_ISLNK(info.st_mode):
+            self.links.append((name, path))
+        elif not stat.S_ISREG(info.st_mode):
+            if claims_photo(name):
+                self.found.files.append(_File(name, path, 0, 0, "not a regular file"))
+            else:
+                self.found.passed.add(kinds.OTHER, name)
+        elif info.st_nlink > 1 and (info.st_dev, info.st_ino) in self.several:
+            self.found.passed.add(kinds.LINK, name)
+        else:
+            if info.st_nlink > 1:
+                self.several.add((info.st_dev, info.st_ino))
+            self.found.files.append(_File(name, path, info.st_size, info.st_mtime_ns))
+
+    def find_empty(self) -> list[str]:
+        """Name the folders without any file that may be a photo, but not those inside of them."""
+        full = {""}
+        for folder in {file.name[: file.name.rfind("/") + 1] for file in self.found.files}:
+            while folder not in full:
+                full.add(folder)
+                folder = folder[: folder.rfind("/", 0, -1) + 1]
+        empty: list[str] = []
+        for folder in sorted(set(self.folders) - full):
+            if not empty or not folder.startswith(empty[-1]):
+                empty.append(folder)
+        return [folder[:-1] for folder in empty if folder != self.inside]
+
+
+def _is_own(files: list[str]) -> bool:
+    """Tell by the files of a folder whether it is a run, a table or packed photos of ours."""
+    return "run.lock" in files or ("manifest.json" in files and "images.npy" in files)
+
+
+def _head_of(path: str) -> bytes:
+    """Read the first bytes of a file; none if it cannot be read."""
+    try:
+        with open(path, "rb", opener=_open_now) as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def read_folder(files: list[_File]) -> Iterator[Item]:
-    """Walk what `walk_folder` found; each file is read in the thread that decodes it."""
+    """Walk what `list_folder` found; each file is read in the thread that decodes it."""
 
     def read(file: _File) -> bytes:
-        if not file.regular:
-            raise BadImage("not a regular file")
-        _check_size(file.size)
+        if file.problem:
+            raise BadImage(file.problem)
         try:
             with open(file.path, "rb", opener=_open_now) as stream:
-                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                info = os.fstat(stream.fileno())
+                if not stat.S_ISREG(info.st_mode):
                     raise BadImage("not a regular file")
-                return stream.read(MAX_FILE_BYTES + 1)
+                return _read_photo(stream, file.name, info.st_size)
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 raise MemoryError from error
-            raise BadImage(f"cannot be read: {error.strerror}") from error
+            raise _refusal(file.name, f"cannot be read: {error.strerror}") from error
 
     for file in files:
         yield _item(file.name, functools.partial(read, file), file.size)
@@ -128,46 +290,106 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise _damaged(path, error) from None
 
 
-def _zip_entries(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+class _Names:
+    """Tells by the names in an archive what is no photo."""
+
+    def __init__(self):
+        self._inside: dict[str, set[str]] = {"": set()}  # folder -> those in it, in lower case
+        self._passed: dict[str, Passed | None] = {"": None}  # folder -> it, or one around it
+
+    def see(self, folder: str) -> None:
+        """Learn of a folder: whether another one holds masks depends on what is beside it."""
+        if folder not in self._inside:
+            around, _, last = folder.rpartition("/")
+            self.see(around)
+            self._inside[around].add(last.lower())
+            self._inside[folder] = set()
+
+    def pass_over(self, name: str) -> Passed | None:
+        """Say what a file is, or a folder around it, by its name; None if it may be a photo."""
+        folder, _, file = name.rpartition("/")
+        if name.count("/") > MAX_DEPTH:
+            return Passed(kinds.OTHER, name)
+        if passed := self._pass_over_folder(folder):
+            return passed
+        kind = kind_of_file(file)
+        return Passed(kind, name) if kind else None
+
+    def _pass_over_folder(self, folder: str) -> Passed | None:
+        if folder not in self._passed:
+            self.see(folder)
+            around, _, last = folder.rpartition("/")
+            passed = self._pass_over_folder(around)
+            if not passed:
+                parent = around.rpartition("/")[2]
+                kind = kinds.kind_of_folder(last, parent, self._inside[around])
+                passed = Passed(kind, folder) if kind else None
+            self._passed[folder] = passed
+        return self._passed[folder]
+
+
+def _zip_files(archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
+    """List the files in a zip; those in fewer folders come first (see `list_folder`)."""
+    files = []
     for info in archive.infolist():
         name = _clean(info.filename.replace("\\", "/"))
-        if _is_image(name) and not info.is_dir():  # is_dir() fails on an empty name
-            yield name, info
+        if name and not info.is_dir():  # is_dir() fails on an empty name
+            files.append((name, info))
+    files.sort(key=lambda file: file[0].count("/"))
+    return files
+
+
+def _zip_entries(archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, str] | Passed]:
+    """Walk through the files that may be photos, and what is passed over, each folder once."""
+    files, names, told = _zip_files(archive), _Names(), set()
+    for name, _ in files:
+        if name.count("/") <= MAX_DEPTH:
+            names.see(name.rpartition("/")[0])
+    for name, info in files:
+        passed = names.pass_over(name)
+        if not passed:
+            yield info, name
+        elif passed not in told:
+            told.add(passed)
+            yield passed
 
 
 def count_zip(path: Path) -> int:
-    """Count the image files that the archive lists."""
+    """Count what `read_zip` gives."""
     with _open_zip(path) as archive:
         return sum(1 for _ in _zip_entries(archive))
 
 
-def read_zip(path: Path) -> Iterator[Item]:
-    """Walk a zip in its own order; each entry is read in the thread that decodes it."""
+def read_zip(path: Path) -> Iterator[Item | Passed]:
+    """Walk a zip in its own order, by depth; each entry is read in the thread that decodes it."""
 
-    def read(info: zipfile.ZipInfo) -> bytes:
+    def read(info: zipfile.ZipInfo, name: str) -> bytes:
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise BadImage("a link, not a file")
+            raise _refusal(name, "a link, not a file")
         if info.flag_bits & 1:
-            raise BadImage("encrypted")
+            raise _refusal(name, "encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise BadImage(f"packed by method {info.compress_type}, not by deflate")
-        _check_size(info.file_size)
+            raise _refusal(name, f"packed by method {info.compress_type}, not by deflate")
         try:
-            with archive.open(info) as stream:  # no more than it claims, whatever it holds
-                return stream.read(info.file_size + 1)
-        except MemoryError:
+            with archive.open(info) as stream:
+                return _read_photo(stream, name, info.file_size)
+        except (BadImage, NoPhoto, MemoryError):
             raise
         except Exception as error:  # zipfile raises many kinds for a damaged entry
             reason = str(error) or type(error).__name__
-            raise BadImage(f"damaged in the archive: {reason[:60]}") from error
+            raise _refusal(name, f"damaged in the archive: {reason[:60]}") from error
 
     # Its reads are safe from several threads. It closes itself when the last item is gone, since
     # items are still waiting to be read when this generator ends.
     archive = _open_zip(path)
     if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
         raise _damaged(path, zipfile.BadZipFile("its files overlap"))
-    for name, info in _zip_entries(archive):
-        yield _item(name, functools.partial(read, info), info.file_size)
+    for entry in _zip_entries(archive):
+        if isinstance(entry, Passed):
+            yield entry
+        else:
+            info, name = entry
+            yield _item(name, functools.partial(read, info, name), info.file_size)
 
 
 class _StrictHeader(tarfile.TarInfo):
@@ -223,9 +445,10 @@ TAR_ERRORS = (
 )
 
 
-def read_tar(path: Path) -> Iterator[Item]:
+def read_tar(path: Path) -> Iterator[Item | Passed]:
     """Walk a tar in one pass, without a seek."""
     most = 1_000_000_000 + MAX_RATIO * path.stat().st_size
+    names, told = _Names(), set()
     try:
         with (
             _open_stream(path) as stream,
@@ -236,25 +459,31 @@ def read_tar(path: Path) -> Iterator[Item]:
                 if archive.offset > most:
                     raise tarfile.ReadError(f"it unpacks to over {MAX_RATIO:,} times its size")
                 name = _clean(info.name)
-                if info.isdir() or not _is_image(name):
+                if info.isdir() or not name:
                     continue
-                yield _item(name, _tar_read(archive, info), info.size)
+                passed = names.pass_over(name)
+                if not passed:
+                    yield _tar_item(archive, info, name)
+                elif passed not in told:
+                    told.add(passed)
+                    yield passed
     except TAR_ERRORS as error:
         raise _damaged(path, error) from None
 
 
-def _tar_read(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], bytes]:
+def _tar_item(archive: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> Item | Passed:
     """Read one member now, since the stream moves on; its problems are raised when it is used."""
     try:
         if not info.isreg():
-            raise BadImage("a link or device, not a file")
-        _check_size(info.size)
+            raise _refusal(name, "a link or device, not a file")
+        member = archive.extractfile(info)
+        assert member is not None
+        blob = _read_photo(member, name, info.size)
+    except NoPhoto as kind:
+        return Passed(str(kind), name)
     except BadImage as problem:
-        return functools.partial(_fail, str(problem))
-    member = archive.extractfile(info)
-    assert member is not None
-    blob = member.read(MAX_FILE_BYTES + 1)
-    return lambda: blob
+        return _item(name, functools.partial(_fail, str(problem)), 0)
+    return _item(name, lambda: blob, info.size)
 
 
 def _fail(reason: str) -> bytes:
@@ -275,10 +504,31 @@ def _damaged(path: Path, error: Exception) -> UserError:
 def _item(name: str, read: Callable[[], bytes], file_bytes: int) -> Item:
     def load(size: int) -> Loaded:
         blob = read()
-        _check_size(len(blob))
-        return Loaded(name, *decode(blob, size))
+        return Loaded(name, *decode(blob, size), hashlib.sha256(blob).digest())
 
     return Item(name, load, file_bytes if file_bytes <= MAX_FILE_BYTES else 0)  # else never read
+
+
+def _read_photo(stream: IO[bytes], name: str, size: int) -> bytes:
+    """Read an open file, no more than the `size` that it claims and one byte.
+
+    Raises `NoPhoto` if its first bytes are those of something else, and its ending is no photo's.
+    """
+    head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+    kind = kind_of_bytes(head)
+    if kinds.is_own_picture(name, head):
+        raise NoPhoto(kinds.OWN_PICTURE)
+    if kind != PHOTO and not claims_photo(name):
+        raise NoPhoto(kind)
+    _check_size(size)
+    blob = stream.read(min(size, MAX_FILE_BYTES) + 1)
+    _check_size(len(blob))
+    return blob
+
+
+def _refusal(name: str, reason: str) -> BadImage | NoPhoto:
+    """Make the exception for a file that cannot be looked at: who knows whether it is a photo."""
+    return BadImage(reason) if claims_photo(name) else NoPhoto(kinds.OTHER)
 
 
 def _check_size(size: int) -> None:
@@ -289,10 +539,3 @@ def _check_size(size: int) -> None:
 def _clean(name: str) -> str:
     """Clean an archive's name for display: no root, no `.` and `..`. It never becomes a path."""
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
-
-
-def _is_image(name: str) -> bool:
-    """By its suffix; hidden files and macOS's shadow folder do not count."""
-    parts = name.split("/")
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and parts[-1].lower().endswith(IMAGE_SUFFIXES + NOT_READ)

@@ -127,7 +127,7 @@ def test_rows_by_name(cache, tmp_path):
     names = ["b/2.png", "b/10.png", "a/é.png", "a/z.png", "a/\U0001f600.png", "B/1.png", "a.png"]
     photos = opened(write_zip(tmp_path / "a.zip", pngs(*names)))
     assert photos.by_name.dtype == np.int64
-    assert photos.names == names
+    assert photos.names == sorted(names, key=lambda name: name.count("/"))  # the rest as it comes
     assert [photos.names[row] for row in photos.by_name] == sorted(names)
 
 

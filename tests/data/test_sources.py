@@ -13,7 +13,7 @@ from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
 from PIL import Image
 
 from byol.errors import UserError
-from data import open_photos, sources, walk
+from data import kinds, open_photos, sources, walk
 from data.classes import classify
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -102,7 +102,8 @@ def by_name(photos) -> dict:
 )
 def test_layout(names, classes, tests):
     for order in (list(names), list(names)[::-1]):
-        labels, found, is_test = classify(order)
+        layout = classify(order)
+        labels, found, is_test = layout.labels, layout.classes, layout.is_test
         assert found == classes.split()
         assert [found[label] if label >= 0 else None for label in labels] == [
             names[name] for name in order
@@ -141,11 +142,12 @@ def test_folder_links(tmp_path):
     (root / "broken.png").symlink_to(root / "nothing.png")
     os.mkfifo(root / "pipe.png")
     photos = opened(root)
-    assert sorted(photos.names) == sorted([*(f"{i}.png" for i in range(20)), "link.png"])
+    assert sorted(photos.names) == sorted(f"{i}.png" for i in range(20))
     assert sorted(photos.skipped) == [
-        ("broken.png", "not a regular file"),
+        ("broken.png", "a link to nothing"),
         ("pipe.png", "not a regular file"),
     ]
+    assert photos.passed.kinds == {kinds.LINK: [2, ["loop", "link.png"]]}
 
 
 def test_names_that_are_no_text(tmp_path, capsys):
