@@ -48,7 +48,7 @@ from byol.run.folder import clear_half_written, lock_run_folder, make_folder
 from data import make_split, open_photos
 
 TO_CLASSIFIER = (  # flags that are settings of train_classifier.py
-    *("config", "data", "inner_blocks", "inner_grids"),
+    *("config", "data", "classes_at", "inner_blocks", "inner_grids"),
     *("device", "amp", "lr", "encoder_lr_scale"),
 )
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     out = make_folder(args.out, "--out")
     _lock = lock_run_folder(out, "--out")  # until main ends
     clear_half_written(out)
-    photos = open_photos(config.data, config.stored_side)
+    photos = open_photos(config.data, config.stored_side, config.classes_at)
     take_split(config, judged[0].pretrained, photos, given)  # that of all is that of the first
     config = dataclasses.replace(config, init="random")
     random = Weights("random", config)
@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"data        {printable(photos.source)}: {len(photos.names):,} images of "
         f"{len(photos.classes)} classes; tested on {', '.join(dict.fromkeys(tested.values()))}\n"
+        f"{photos.describe_classes()}\n"
         f"encoders    {config.arch} ({config.stem} stem), {config.image_size} px: "
         f"random weights, {printable(', '.join(f'{w.name} ({w.config.init})' for w in judged))}\n"
         f"combined    avgpool, {blocks}\n"
@@ -160,6 +161,8 @@ def read_flags(argv: list[str] | None):
         "flag here")  # fmt: skip
     add("--frozen-only", dest="fine_tune", action="store_false", help="no fine-tuning")
     add("--data", help="the images [those of pretraining]")
+    add("--classes-at", help="which folder of a photo's path names its class, or auto [that of "
+        "pretraining]")  # fmt: skip
     add("--inner-blocks", nargs="+",
         help="inner blocks of the combined representation [the checkpoints']")  # fmt: skip
     add("--inner-grids", nargs="+", help="side of the grid of each block [the checkpoints']")

@@ -78,6 +78,11 @@ class Shared:
     data: str = option(
         "cats-vs-dogs", "data", "cats-vs-dogs, cifar10, cartoons, a folder or an archive"
     )
+    classes_at: int | None = option(
+        None, "data", "which folder of a photo's path below --data names its class, 1 is the "
+        "outermost, 0 the file's name without its number (default: the rules in "
+        "docs/own_photos.md)", low=0, high=100, none="auto",
+    )  # fmt: skip
     labels: int | None = option(
         250, "data", "labelled images, balanced over the classes, or all", low=0, none="all"
     )

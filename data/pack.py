@@ -90,6 +90,20 @@ class Photos:
         passed = f"passed over: {self.passed}" if self.passed else "nothing passed over"
         return f"classes     {describe(self)}{empty}; {passed}"
 
+    def describe_lack(self) -> str:
+        """Say why there are fewer than two classes."""
+        around = os.path.commonpath([name.rpartition("/")[0] or "." for name in self.names])
+        parts = [f"{len(self.classes)} class folders"]
+        if self.classes:
+            parts = [f"one class folder, {printable(self.classes[0])}"]
+        elif around not in ("", "."):
+            parts.append(f"all of its photos are in {printable(around)}")
+        if self.empty:
+            parts.append(f"there are no photos in {printable(', '.join(self.empty[:3]))}")
+        if self.passed:
+            parts.append(f"passed over were {self.passed}")
+        return "; ".join(parts)
+
     def is_known_as(self, fingerprint: str) -> bool:
         """Tell whether these are the photos that a run knew by this fingerprint."""
         return fingerprint == self.fingerprint
@@ -139,8 +153,8 @@ def _take_classes(photos: Photos, classes_at: int) -> None:
         deepest = max(name.count("/") for name in photos.names)
         raise UserError(
             f"--classes-at {classes_at}: no photo of --data {printable(photos.source)} has a class "
-            f"there; the deepest lie in {deepest} folders, so give a number from 1 to {deepest}, "
-            "or auto for the rules"
+            f"there, and the deepest path has {deepest} folders: give another number, or auto for "
+            "the rules of docs/own_photos.md"
         )
     photos.labels, photos.classes, photos.is_test = layout.labels, layout.classes, layout.is_test
     photos.test_folders, photos.notes = layout.test_folders, layout.notes

@@ -41,11 +41,12 @@ class Split:
     names: Sequence[str] = field(default_factory=list, repr=False)
 
     def describe(self, photos: Photos) -> str:
-        """Say how many photos each part has."""
+        """Say how many photos each part has and each class, for a banner."""
         return (
             f"{printable(photos.source)}: {len(self.unlabelled):,} unlabelled images to learn "
             f"from, {len(self.labelled):,} labelled, {len(self.holdout):,} held out, "
-            f"{len(self.test):,} in a test split, {len(photos.skipped):,} files skipped"
+            f"{len(self.test):,} in a test split, {len(photos.skipped):,} files skipped\n"
+            f"{photos.describe_classes()}"
         )
 
     def save(self, path: str | Path) -> None:

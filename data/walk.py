@@ -132,6 +132,7 @@ class _Lister:
         self.folders: list[str] = []  # names of those walked through, "cat/"
         self.walked: set[str] = set()  # their real paths
         self.links: list[tuple[str, str]] = []  # (name, path)
+        self.own: list[str] = []  # names of what this project wrote
         self.several: set[tuple[int, int]] = set()  # device and inode of files with several names
 
     def list(self) -> Listing:
@@ -179,6 +180,7 @@ class _Lister:
             prefix = inside if within == "." else f"{inside}{within}/"
             if folder != self.root and _is_own(files):
                 passed.add(kinds.OWN_FOLDER, prefix[:-1])
+                self.own.append(prefix)
                 folders.clear()
                 continue
             self.walked.add(folder)
@@ -202,6 +204,7 @@ class _Lister:
                     passed.add(kind, prefix + name)
                 elif name in kinds.OWN_PICTURES and kinds.is_own_picture(name, _head_of(path)):
                     passed.add(kinds.OWN_PICTURE, prefix + name)
+                    self.own.append(prefix + name)
                 else:
                     self.add(prefix + name, path, os.lstat)
 
@@ -227,9 +230,13 @@ class _Lister:
             self.found.files.append(_File(name, path, info.st_size, info.st_mtime_ns))
 
     def find_empty(self) -> list[str]:
-        """Name the folders without any file that may be a photo, but not those inside of them."""
+        """Name the folders without any file that may be a photo, but not those inside of them.
+
+        Those that hold what this project wrote are not meant for photos.
+        """
         full = {""}
-        for folder in {file.name[: file.name.rfind("/") + 1] for file in self.found.files}:
+        names = [*(file.name for file in self.found.files), *self.own]
+        for folder in {name[: name.rfind("/") + 1] for name in names}:
             while folder not in full:
                 full.add(folder)
                 folder = folder[: folder.rfind("/", 0, -1) + 1]

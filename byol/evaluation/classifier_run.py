@@ -168,7 +168,12 @@ def take_settings(config: ClassifierConfig, pretrained: dict, flags: set[str]) -
                 f"with {pretrained[key]}; leave the option out"
             )
         inherit(config, key, pretrained[key], config.init)
-    _inherit(config, pretrained, flags, ("store_size", "inner_blocks", "inner_grids", "data"))
+    _inherit(
+        config,
+        pretrained,
+        flags,
+        ("store_size", "inner_blocks", "inner_grids", "data", "classes_at"),
+    )
 
 
 def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags: set[str]) -> None:

@@ -35,7 +35,8 @@ class Labelled:
         return (
             f"{printable(self.photos.source)}: {len(self.train):,} labelled images of "
             f"{len(self.photos.classes)} classes; tested on {len(self.test):,} "
-            f"({self.tested_on}); {len(self.photos.skipped):,} files skipped"
+            f"({self.tested_on}); {len(self.photos.skipped):,} files skipped\n"
+            f"{self.photos.describe_classes()}"
         )
 
 
@@ -43,7 +44,7 @@ def check_classes(config: ClassifierConfig, photos) -> None:
     """Raise `UserError` without two classes or without labels."""
     if len(photos.classes) < 2:
         raise UserError(
-            f"--data {config.data} has {len(photos.classes)} class folders; a classifier needs "
+            f"--data {printable(config.data)} has {photos.describe_lack()}; a classifier needs "
             "two or more, such as photos/cat and photos/dog"
         )
     if config.labels == 0:
@@ -65,8 +66,8 @@ def check_labelled(config: ClassifierConfig, photos, split, least: int = 1) -> N
 def check_holdout(config: ClassifierConfig, photos, pretrained: dict | None) -> None:
     """Raise `UserError` for a holdout of which pretraining has seen images."""
     if pretrained and pretrained["data_fingerprint"] == photos.fingerprint:
-        for key in ("holdout", "split_seed"):
-            before = pretrained["config"][key]
+        for key in ("holdout", "split_seed", "classes_at"):
+            before = pretrained["config"].get(key)  # earlier versions had no classes_at
             if config.holdout and before != getattr(config, key):
                 raise UserError(
                     f"--{key.replace('_', '-')}: {config.init} was trained with {before}, so it "

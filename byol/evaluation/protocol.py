@@ -97,7 +97,7 @@ def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> 
         judged.append(Weights(losses_of(pretrained), settings, pretrained, encoder, digest))
 
     first = next((w for w in judged if w.name == "multi"), judged[0])  # it trained its blocks
-    alike = [*FROM_PRETRAINED, "stored_side"]
+    alike = [*FROM_PRETRAINED, "stored_side", "classes_at"]
     for other in judged:
         if other.pretrained["data_fingerprint"] != first.pretrained["data_fingerprint"]:
             raise UserError(
