@@ -242,12 +242,11 @@ class _Tree:
 
     def take_off_wrappers(self, tops: dict[str, list[int]]) -> bool:
         """Take off `images` if it lies around all of the test, or of what is for training."""
-        for top, folders in tops.items():
-            of_test = self.is_test[folders]
+        for top in [top for top in tops if top.lower() in WRAPPERS]:
+            of_test = self.is_test[tops[top]]
             others = np.concatenate([self.is_test[tops[other]] for other in tops if other != top])
-            alone = (of_test.all() and not others.all()) or (not of_test.any() and others.all())
-            if top.lower() in WRAPPERS and alone:
-                self.take_off(folders)
+            if (of_test.all() and not others.all()) or (not of_test.any() and others.all()):
+                self.take_off(tops[top])
                 return True
         return False
 
@@ -414,7 +413,7 @@ def describe(photos) -> str:
         listed.append(f"and {len(classes) - SHOWN:,} more")
     parts = [f"{len(classes):,}: {', '.join(listed)}" if classes else "none"]
     if lacking := int((~known).sum()):
-        parts.append(f"{lacking:,} photos without a class")
+        parts.append(f"{lacking:,} photo{'s' * (lacking > 1)} without a class")
     if tests := photos.test_folders:
         folders = _listed([f"{printable(name)} ({count:,})" for name, count in tests.items()])
         together = ", taken together" if len(tests) > 1 else ""

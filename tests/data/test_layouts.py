@@ -4,16 +4,12 @@ Each tree has a few files of each folder. What is wanted was written down by han
 publishers say of their folders.
 """
 
-import unicodedata
-
 import pytest
-from photo_files import png, pngs, write_folder, write_tar, write_zip
+from photo_files import pngs, write_zip
 
 from byol.errors import UserError
 from data import open_photos
 from data.classes import classify
-
-pytestmark = pytest.mark.usefixtures("cache")
 
 
 def tree(*folders: str, files: tuple[str, ...] = ("1.jpg", "2.jpg")) -> list[str]:
@@ -40,7 +36,8 @@ def found(names: list[str], classes_at: int | None = None):
 
 
 ARCHIVES = {
-    # name: (tree, {folder pattern: (class, test)}, a word of each sentence that is told)
+    # name: (tree, {folders: (class, whether for the test)}, a word of each sentence that is told)
+    # A bool alone: the class is the last folder that is not called images.
     "ImageFolder": (
         tree("{train,val}/{ants,bees}"),
         {"{train}/{ants,bees}": False, "{val}/{ants,bees}": True},
@@ -105,7 +102,10 @@ ARCHIVES = {
         [],
     ),
     "ASL alphabet": (
-        tree("asl_alphabet_train/asl_alphabet_train/{A,B,space}", "asl_alphabet_test/asl_alphabet_test"),
+        tree(
+            "asl_alphabet_train/asl_alphabet_train/{A,B,space}",
+            "asl_alphabet_test/asl_alphabet_test",
+        ),
         {
             "asl_alphabet_train/asl_alphabet_train/{A,B,space}": False,
             "asl_alphabet_test/asl_alphabet_test": (None, True),
@@ -178,7 +178,9 @@ ARCHIVES = {
         ["broken_large"],
     ),
     "Fruits-360": (
-        tree("fruits-360/{Training,Test}/{Apple Braeburn,Banana}", "fruits-360/test-multiple_fruits"),
+        tree(
+            "fruits-360/{Training,Test}/{Apple Braeburn,Banana}", "fruits-360/test-multiple_fruits"
+        ),
         {
             "fruits-360/Training/{Apple Braeburn,Banana}": False,
             "fruits-360/Test/{Apple Braeburn,Banana}": True,
@@ -216,6 +218,22 @@ ARCHIVES = {
         tree("train", files=("cat.0.jpg", "cat.1.jpg", "dog.0.jpg", "dog.1.jpg")),
         {"train": (None, False)},
         ["--classes-at 0"],
+    ),
+    "COVID radiographs, without their masks": (
+        tree("COVID-19_Radiography_Dataset/{COVID,Normal}/images"),
+        {"COVID-19_Radiography_Dataset/{COVID,Normal}/images": False},
+        [],
+    ),
+    "a train, a car": (tree("train", "car"), {"{train,car}": False}, []),
+    "a train, a car, and a test of both": (
+        tree("{train,car}", "test/{train,car}"),
+        {"{train,car}": False, "test/{train,car}": True},
+        [],
+    ),
+    "flat splits beside samples": (
+        tree("train", "test", "sample"),
+        {"{train,sample}": (None, False), "test": (None, True)},
+        [],
     ),
     "LFW": (
         tree("lfw/{Aaron_Eckhart,Zydrunas_Ilgauskas}"),
@@ -314,3 +332,113 @@ def test_the_trees_of_published_archives(archive):
         assert seen == want
         assert len(notes) == len(told)
         assert all(word in note for word, note in zip(told, notes, strict=True))
+
+
+def folders(*names: str) -> list[str]:
+    return tree(*names, files=("1.jpg",))
+
+
+@pytest.mark.parametrize(
+    ("names", "level", "want"),
+    [
+        (folders("{color,grey}/{apple,corn}"), 2,
+         {"{color,grey}/{apple,corn}": False}),
+        (folders("v1/{train,test}/{apple,corn}"), 3,
+         {"v1/train/{apple,corn}": False, "v1/test/{apple,corn}": True}),
+        (folders("{cat,dog}/{seg_train,seg_test}/x"), 1,
+         {"cat/seg_train/x": ("cat", False), "cat/seg_test/x": ("cat", True),
+          "dog/seg_train/x": ("dog", False), "dog/seg_test/x": ("dog", True)}),
+        (folders("cat/a", "dog", "."), 2, {"cat/a": ("a", False), "{dog,.}": (None, False)}),
+        (folders("{train,car}"), 1, {"{train,car}": False}),
+    ],
+)  # fmt: skip
+def test_classes_at_names_the_folder_of_the_class(names, level, want):
+    seen, notes = found(names, level)
+    expected = {}
+    for pattern, answer in want.items():
+        for name in tree(pattern, files=("",)):
+            folder = name[:-1]
+            last = folder.rpartition("/")[2]
+            expected[folder] = (last, answer) if isinstance(answer, bool) else answer
+    assert (seen, notes) == (expected, [])
+
+
+def test_classes_at_0_takes_the_class_from_the_name_of_the_file():
+    names = ["train/cat.0.jpg", "train/cat.1.jpg", "train/wild cat_20.jpg", "train/dog (3).jpeg",
+             "test/dog-4.JPG", "test/0815.jpg"]  # fmt: skip
+    layout = classify(names, 0)
+    assert [layout.classes[label] if label >= 0 else None for label in layout.labels] == [
+        *("cat", "cat", "wild cat", "dog", "dog", None)
+    ]
+    assert layout.is_test.tolist() == [False] * 4 + [True] * 2
+    assert layout.test_folders == {"test": 2}
+
+
+def test_classes_at_needs_no_new_pack_and_says_if_there_is_no_class(cache, tmp_path):
+    path = write_zip(tmp_path / "a.zip", pngs(*folders("{color,grey}/{apple,corn}")))
+    outer = open_photos(str(path), 8, progress=False)
+    inner = open_photos(str(path), 8, 2, progress=False)
+    assert (outer.classes, inner.classes) == (["color", "grey"], ["apple", "corn"])
+    assert [inner.classes[label] for label in inner.labels] == ["apple", "corn"] * 2
+    assert len(list(cache.iterdir())) == 1
+    with pytest.raises(UserError, match=r"^--classes-at 3: no photo .* the deepest path has 2"):
+        open_photos(str(path), 8, 3, progress=False)
+
+
+def test_one_name_in_two_unicode_forms_is_one_class():
+    seen, notes = found(folders("{Caf\u00e9,tea}", "test/{Cafe\u0301,tea}"))
+    assert seen == {
+        "Caf\u00e9": ("Caf\u00e9", False),
+        "test/Cafe\u0301": ("Caf\u00e9", True),
+        "tea": ("tea", False),
+        "test/tea": ("tea", True),
+    }
+    assert notes == ["the class Caf\u00e9 is written in two Unicode forms: they are joined"]
+
+
+@pytest.mark.parametrize("twin", ["CAT", "cat ", "cat\u200b", "\uff43at"])
+def test_classes_that_look_alike_are_told(twin):
+    (note,) = found(folders("cat", twin, "dog"))[1]
+    assert "look alike, and count as 2" in note
+    assert note.isprintable()
+    assert found(folders("cat", "cat2", "C", "C++", "c-a-t"))[1] == []
+
+
+def test_a_class_with_photos_for_the_test_alone_is_none():
+    seen, (note,) = found(folders("train/{cat,dog}", "test/{cat,dog,bird}"))
+    assert seen["test/bird"] == (None, True)
+    assert "of bird there are photos for the test alone" in note
+    seen, (note,) = found(folders("train", "test/{cat,dog}"))  # flat, so that there are no classes
+    assert seen == {"train": (None, False), "test/cat": (None, True), "test/dog": (None, True)}
+    assert "of cat and dog there are photos for the test alone" in note
+    seen, notes = found(folders("test/{cat,dog}"))  # nothing to train on: the split says so
+    assert seen == {"test/cat": ("cat", True), "test/dog": ("dog", True)}
+    assert notes == []
+
+
+def test_val_and_test_are_told_as_one_test(cache, tmp_path):
+    names = folders("train/{cat,dog}", "val/{cat,dog}", "test/cat")
+    photos = open_photos(str(write_zip(tmp_path / "a.zip", pngs(*names))), 8, progress=False)
+    assert photos.test_folders == {"test": 1, "val": 2}
+    assert photos.describe_classes() == (
+        "classes     2: cat 1 + 2 test, dog 1 + 1 test; for the test: the folders test (1) and "
+        "val (2), taken together; nothing passed over"
+    )
+
+
+def test_ten_classes_are_named(cache, tmp_path):
+    names = [f"{chr(97 + i)}/{j}.png" for i in range(12) for j in range(i + 1)] + ["0.png"]
+    photos = open_photos(str(write_zip(tmp_path / "a.zip", pngs(*names))), 8, progress=False)
+    assert photos.describe_classes() == (
+        "classes     12: a 1, b 2, c 3, d 4, e 5, f 6, g 7, h 8, i 9, j 10, and 2 more; 1 photo "
+        "without a class; no folder for the test; nothing passed over"
+    )
+
+
+def test_sentences_are_told_at_each_opening(cache, tmp_path, capsys):
+    path = write_zip(tmp_path / "a.zip", pngs(*folders("{2019,2020}")))
+    for _ in range(2):
+        open_photos(str(path), 8, progress=False)
+        told = capsys.readouterr().err
+        assert told.startswith("note        the class folders 2019 and 2020 look like dates")
+        assert told.count("\n") == 1
