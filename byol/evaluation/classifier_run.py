@@ -194,6 +194,15 @@ def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags:
                 "learned from it: photos came, went or changed",
                 file=sys.stderr,
             )
+        before = pretrained["config"].get("classes_at")
+        if before != config.classes_at:
+            words = ["auto" if level is None else level for level in (before, config.classes_at)]
+            print(
+                f"note        {printable(config.init)} was trained with --classes-at {words[0]}, "
+                f"and this is {words[1]}: if other photos are kept for the test now, it may have "
+                "seen them, without their labels",
+                file=sys.stderr,
+            )
 
 
 def _inherit(config, pretrained: dict, flags: set[str], keys: tuple[str, ...]) -> None:

@@ -80,7 +80,8 @@ def test_classes_at_goes_with_the_encoder_and_is_a_setting_of_the_run(in_tmp, ca
     captured = capsys.readouterr()
     assert code == 0
     assert line(captured.out, "classes").startswith("classes     2: u 24, v 24;")
-    assert "each holds the folders cat and dog" in line(captured.err, "note")
+    assert "each holds the folders cat and dog" in captured.err
+    assert "byol.pt was trained with --classes-at 2, and this is auto" in captured.err
     fails(capsys, train_classifier.main([*frozen, "--classes-at", "9"]), "--classes-at 9: no photo")
     fails(capsys, train_classifier.main([*frozen, "--classes-at", "-1"]), "classes_at", "least 0")
 
