@@ -68,7 +68,9 @@ def main(argv: list[str] | None = None) -> None:
     out = make_folder(args.out, "--out")
     _lock = lock_run_folder(out, "--out")  # until main ends
     clear_half_written(out)
-    photos = open_photos(config.data, config.stored_side, config.classes_at)
+    photos = open_photos(
+        config.data, config.stored_side, config.classes_at, skip_broken=config.skip_broken
+    )
     take_split(config, judged[0].pretrained, photos, given)  # that of all is that of the first
     config = dataclasses.replace(config, init="random")
     random = Weights("random", config)
@@ -163,6 +165,8 @@ def read_flags(argv: list[str] | None):
     add("--data", help="the images [those of pretraining]")
     add("--classes-at", help="which folder of a photo's path names its class, or auto [that of "
         "pretraining]")  # fmt: skip
+    add("--skip-broken", action="store_true", help="go on without the broken files, also if they "
+        "are more than 10 %%")  # fmt: skip
     add("--inner-blocks", nargs="+",
         help="inner blocks of the combined representation [the checkpoints']")  # fmt: skip
     add("--inner-grids", nargs="+", help="side of the grid of each block [the checkpoints']")
@@ -179,7 +183,7 @@ def flags_for_classifier(args) -> list[str]:
 
     The blocks are those of the combined representation, which is judged beside the average pool.
     """
-    flags = ["--representation", "combined"]
+    flags = ["--representation", "combined", *["--skip-broken"] * args.skip_broken]
     for key in TO_CLASSIFIER:
         if (value := getattr(args, key)) is not None:
             flags.append(f"--{key.replace('_', '-')}")

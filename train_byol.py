@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> None:
     run = Run.open(config, flags)  # its folder, locked; its last state with --resume
 
     # ---- photos
-    photos = open_photos(config.data, config.stored_side, config.classes_at)
+    photos = open_photos(
+        config.data, config.stored_side, config.classes_at, skip_broken=config.skip_broken
+    )
     run.check_same_photos(photos)
     labels = config.labels if photos.classes else 0
     split = make_split(photos, labels, config.holdout, config.split_seed)

@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> None:
         take_settings(config, pretrained, flags)
         checkpoint.load_encoder(pretrained, config.init)  # raises before the photos are packed
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
-    photos = open_photos(config.data, config.stored_side, config.classes_at)
+    photos = open_photos(
+        config.data, config.stored_side, config.classes_at, skip_broken=config.skip_broken
+    )
     take_split(config, pretrained, photos, flags)
     try:
         for seed in range(config.seed, config.seed + config.seeds):

@@ -49,7 +49,7 @@ RENAMED = {
 }
 GONE = ("compile", "first_epochs")
 MAY_DIFFER_ON_RESUME = {
-    *("device", "amp", "deterministic", "cuda_graph", "photos_in", "data"),
+    *("device", "amp", "deterministic", "cuda_graph", "photos_in", "data", "skip_broken"),
     *("log_every", "save_every", "save_within", "run_dir", "out", "resume", "overwrite"),
 }
 
@@ -85,6 +85,9 @@ class Shared:
     )  # fmt: skip
     labels: int | None = option(
         250, "data", "labelled images, balanced over the classes, or all", low=0, none="all"
+    )
+    skip_broken: bool = option(
+        False, "data", "go on without the broken files, also if they are more than 10 %"
     )
     holdout: int = option(0, "data", "images that neither script ever trains on", low=0)
     split_seed: int = option(

@@ -100,6 +100,21 @@ def _cgroup1_quota(quota: str) -> list[str]:
     return [quota.strip(), (CGROUP / "cpu/cpu.cfs_period_us").read_text()]
 
 
+def same_photos(fingerprint: str, other: str) -> bool:
+    """Tell whether two fingerprints are of the same photos: "NAMES-CONTENT", two digests each.
+
+    Those of earlier versions are of the names alone.
+    """
+    if "-" in fingerprint and "-" in other:
+        return fingerprint == other
+    return same_names(fingerprint, other)
+
+
+def same_names(fingerprint: str, other: str) -> bool:
+    """Tell whether two fingerprints are of photos of the same names."""
+    return fingerprint.partition("-")[0] == other.partition("-")[0]
+
+
 def write_json(path: str | Path, content: dict) -> None:
     """Write a JSON file whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

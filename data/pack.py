@@ -6,13 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import sys
-import time
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,24 +19,36 @@ import numpy as np
 from tqdm import tqdm
 
 from byol.errors import NO_ROOM, UserError, printable
-from byol.files import usable_cores, write_file
+from byol.files import same_names, same_photos, usable_cores, write_file
+from data.cache import (
+    DIGEST_BYTES,
+    EarlierPhotos,
+    add_listing,
+    command_to_remove,
+    describe_size,
+    make_temporary,
+    packs_in,
+    read_manifest,
+    with_content,
+    with_listing,
+)
 from data.classes import classify, describe
-from data.decode import BadImage
+from data.decode import FORMATS, BadImage
 from data.kinds import COPY, PassedOver
 from data.sources import DATA_DIR, Source, find_source
-from data.stored import StoredArray, npy_header, read_texts, write_array, write_texts
+from data.stored import HEADER_BYTES, StoredArray, npy_header, read_texts, write_array, write_texts
 from data.walk import Copies, Item, Loaded, NoPhoto, Passed
 
 PACK_VERSION = 3  # raise it whenever decoding, names or the files below change
 MAX_BROKEN = 0.1
-MAX_WAITING = 500_000_000  # bytes of files that are being decoded or wait for it
-STALE_S = 24 * 3600
-TEMPORARY = ".tmp-"
+NAMED = 3  # of the skipped files
+MAX_WAITING = 500_000_000  # bytes of files that are being decoded, and of what was decoded
 FILES = (  # of a pack, beside manifest.json
     "images.npy",
     "labels.npy",
     "is_test.npy",
     "sizes.npy",
+    "digests.npy",
     "by_name.npy",
     "names.npy",
     "names_ends.npy",
@@ -60,8 +70,10 @@ class Photos:
     sizes: int32 (N, 2), original height and width in pixels, upright
     skipped: (name, reason) of each file that could not be used
     source: what was asked for
-    fingerprint: SHA-256 over the sorted names, the same on every machine
+    fingerprint: SHA-256 over the sorted names, "-", and SHA-256 over the digests in this order; the
+        same on every machine and at every stored side
     by_name: int64 (N,), all rows in the order of their names
+    digests: uint8 (N, 32), SHA-256 of each image's file
     test_folders: the folders whose images are for the test, with their numbers
     passed: what else was found, and is no photo
     empty: folders in which there is no photo
@@ -78,10 +90,16 @@ class Photos:
     source: str
     fingerprint: str
     by_name: np.ndarray
+    digests: StoredArray | None = None
     test_folders: dict[str, int] = field(default_factory=dict)
     passed: PassedOver = field(default_factory=PassedOver)
     empty: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the pack."""
+        return self.images.path.parent
 
     def describe_classes(self) -> str:
         """Write the line of a banner on classes, test folders, and what was passed over."""
@@ -105,37 +123,53 @@ class Photos:
         return "; ".join(parts)
 
     def is_known_as(self, fingerprint: str) -> bool:
-        """Tell whether these are the photos that a run knew by this fingerprint."""
-        return fingerprint == self.fingerprint
+        """Tell whether these are the photos that a run knew by this fingerprint.
+
+        Earlier versions knew photos by their names alone.
+        """
+        return same_photos(fingerprint, self.fingerprint)
+
+    def has_names_of(self, fingerprint: str) -> bool:
+        """Tell whether a run knew photos of just these names, which is all that a split needs."""
+        return same_names(fingerprint, self.fingerprint)
 
 
 def open_photos(
-    source: str, store_size: int, classes_at: int | None = None, *, progress: bool = True
+    source: str,
+    store_size: int,
+    classes_at: int | None = None,
+    *,
+    skip_broken: bool = False,
+    progress: bool = True,
 ) -> Photos:
     """Open `source` (a known name, a folder or an archive) at `store_size` pixels square.
 
     The first call packs it into the cache ($BYOL_CACHE, or data/packed), later ones only open
     the pack. Lines on stderr tell of skipped files, and of folders that may be meant otherwise.
     classes_at: which folder names the class, if the rules of data/classes.py do not fit. Raises
-    `UserError` if the source cannot be found or used, or the cache cannot be written.
+    `UserError` if the source cannot be found or used, if too many files are broken (not with
+    `skip_broken`), or if the cache cannot be written.
     """
     if store_size < 1:
         raise UserError(f"a store size of {store_size} pixels makes no image; give 1 or more")
     found = find_source(source, progress)
-    key = f"{PACK_VERSION}\n{store_size}\n{found.identity}".encode("utf-8", "surrogatepass")
     cache = Path(os.environ.get("BYOL_CACHE") or DATA_DIR / "packed").expanduser().resolve()
-    final = cache / f"{found.title}-{hashlib.sha256(key).hexdigest()[:16]}"
-    photos = _open_pack(final, source, store_size)
+    listing = _key(store_size, ",".join(FORMATS), found.identity)
+    photos = _open_listed(cache, listing, source, store_size)
     if photos is None:
-        _pack(found, source, store_size, final, progress)
-        photos = _open_pack(final, source, store_size)
+        pack, passed = _pack(found, source, store_size, cache, progress)
+        photos = _open_pack(pack, source, store_size)
         if photos is None:
-            raise UserError(f"the pack in {final} cannot be read back; check that disk")
+            raise UserError(f"the pack in {pack} cannot be read back; check that disk")
+        photos.passed = passed
+        add_listing(pack, listing, passed.kinds)
+    count = len(photos.names) + len(photos.skipped)
+    listed = printable(str(photos.folder / "skipped.txt"))
+    _refuse_broken(source, len(photos.names), photos.skipped, listed, skip_broken)
     if photos.skipped:
-        count = len(photos.names) + len(photos.skipped)
-        more = f"see {final / 'skipped.txt'}"
+        more = f", see {listed}" if len(photos.skipped) > NAMED else ""
         print(
-            f"skipped {len(photos.skipped):,} of {count:,} files: {_tell(photos.skipped, more)}",
+            f"skipped {len(photos.skipped):,} of {count:,} files: {_tell(photos.skipped)}{more}",
             file=sys.stderr,
         )
     photos.passed, photos.empty = found.passed + photos.passed, found.empty
@@ -160,10 +194,32 @@ def _take_classes(photos: Photos, classes_at: int) -> None:
     photos.test_folders, photos.notes = layout.test_folders, layout.notes
 
 
+def _key(store_size: int, *texts: str) -> str:
+    """Make a name of a pack or of a listing, from all that decides what is in it."""
+    text = "\n".join((str(PACK_VERSION), str(store_size), *texts))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _open_listed(cache: Path, listing: str, source: str, store_size: int) -> Photos | None:
+    """Open a pack that is known to have the content of this listing; None if there is none."""
+    for pack, kinds in with_listing(cache, listing):
+        if photos := _open_pack(pack, source, store_size):
+            photos.passed = PassedOver(kinds)
+            return photos
+    return None
+
+
+def _open_first(packs: Iterator[Path], source: str, store_size: int) -> Photos | None:
+    """Open the first of the packs that is whole; None if there is none."""
+    return next(filter(None, (_open_pack(pack, source, store_size) for pack in packs)), None)
+
+
 def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
-    """Open the pack in `folder`; None if there is none or it is damaged."""
+    """Open the pack in `folder`; None if there is none of this size or it is damaged."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="ascii"))
+        manifest = read_manifest(folder)
+        if (manifest["version"], manifest["store_size"]) != (PACK_VERSION, store_size):
+            return None
         n = manifest["count"]
         shape = (n, 3, store_size, store_size)
         for name in FILES:
@@ -180,30 +236,45 @@ def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
             source=source,
             fingerprint=manifest["fingerprint"],
             by_name=StoredArray(folder / "by_name.npy", np.int64, (n,)).read_all(),
+            digests=StoredArray(folder / "digests.npy", np.uint8, (n, DIGEST_BYTES)),
             test_folders=dict(manifest["test_folders"]),
-            passed=PassedOver(dict(manifest["passed"])),
             notes=list(manifest["notes"]),
         )
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _pack(found: Source, source: str, store_size: int, final: Path, progress: bool) -> None:
-    """Pack into a temporary folder beside `final` and rename it when it is whole."""
-    cache = final.parent
-    temporary = cache / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+# ---- packing ----
+
+
+def _pack(
+    found: Source, source: str, store_size: int, cache: Path, progress: bool
+) -> tuple[Path, PassedOver]:
+    """Read all photos, and make a pack of them if the cache has none of this content.
+
+    It is made in a temporary folder, which is renamed when it is whole. Returns the pack, and what
+    was found that is no photo.
+    """
+    temporary = make_temporary(cache)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache)
-        temporary.mkdir()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the cache folder {cache} ({error.strerror}); "
-            "set BYOL_CACHE to a folder that you can write to"
-        ) from None
-    try:
-        _fill(found, source, store_size, temporary, progress)
+        packs = (_open_pack(pack, source, store_size) for pack in packs_in(cache))
+        earlier = EarlierPhotos(list(filter(None, packs)))
+        content = _read(found, store_size, temporary / "images.npy", earlier, progress)
+        if not content.names and not content.skipped:
+            others = found.passed + content.passed
+            raise UserError(
+                f"--data {printable(source)} holds no images that can be read"
+                f"{f', but {others}' if others else ''}; {others.remedy()}"
+            )
+        key = _key(store_size, content.fingerprint, *sorted(map("\0".join, content.skipped)))
+        if photos := _open_first(with_content(cache, key), source, store_size):
+            return photos.folder, content.passed  # a listing that was not known: all is there
+        final = cache / f"{found.title}-{key}"
+        _fill(content, found, source, store_size, earlier, temporary)
         _publish(temporary, final, source, store_size)
+        if progress:
+            _tell_of_packs(final, found, store_size, content, earlier)
+        return final, content.passed
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -233,26 +304,39 @@ def _publish(temporary: Path, final: Path, source: str, store_size: int) -> None
             shutil.rmtree(temporary.with_name(temporary.name + "-old"), ignore_errors=True)
 
 
-def _remove_stale(cache: Path) -> None:
-    """Remove what packings that were killed more than a day ago left behind."""
-    for folder in cache.glob(TEMPORARY + "*"):
-        try:
-            old = time.time() - folder.stat().st_mtime > STALE_S
-        except OSError:  # its owner has just removed it
-            continue
-        if old:
-            shutil.rmtree(folder, ignore_errors=True)
+@dataclass
+class _Content:
+    """What a source holds, by row of the pack to be."""
+
+    names: list[str] = field(default_factory=list)
+    sizes: array = field(default_factory=lambda: array("i"))  # height, width, height, width, ...
+    digests: bytearray = field(default_factory=bytearray)
+    places: array = field(default_factory=lambda: array("q"))  # among the earlier photos, or -1
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    passed: PassedOver = field(default_factory=PassedOver)
+    by_name: list[int] = field(default_factory=list)
+    fingerprint: str = ""
+
+    def finish(self) -> None:
+        """Work out `by_name` and `fingerprint`."""
+        self.by_name = sorted(range(len(self.names)), key=self.names.__getitem__)
+        names = "\0".join(self.names[row] for row in self.by_name)
+        digests = np.frombuffer(self.digests, np.uint8).reshape(-1, DIGEST_BYTES)[self.by_name]
+        parts = names.encode("utf-8", "surrogatepass"), digests.tobytes()
+        self.fingerprint = "-".join(hashlib.sha256(part).hexdigest() for part in parts)
 
 
-def _fill(found: Source, source: str, store_size: int, folder: Path, progress: bool) -> None:
-    """Write the `FILES` and manifest.json of `found` into `folder`."""
-    names: list[str] = []
-    sizes = array("i")  # height, width, height, width, ...
-    skipped: list[tuple[str, str]] = []
-    passed, copies = PassedOver(), Copies()
+def _read(
+    found: Source, store_size: int, path: Path, earlier: EarlierPhotos, progress: bool
+) -> _Content:
+    """Read all files; decode those that are not among the `earlier` photos into the array `path`.
+
+    The rows of earlier photos are left as holes: nothing is written if all is there already.
+    """
+    content, copies = _Content(), Copies()
     with (
-        open(folder / "images.npy", "wb") as file,
-        contextlib.closing(_load_all(found, store_size)) as results,
+        open(path, "wb") as file,
+        contextlib.closing(_load_all(found, store_size, earlier)) as results,
         tqdm(
             desc=f"packing {found.title} at {store_size} px",
             total=found.count(),
@@ -261,38 +345,62 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
             mininterval=0.1 if sys.stderr.isatty() else 10,
         ) as bar,
     ):
-        file.write(npy_header(np.uint8, (0, 3, store_size, store_size)))
         for result in results:
             bar.update()
             if isinstance(result, Passed):
-                passed.add(*result)
-            elif isinstance(result, Loaded) and copies.knows(result):
-                passed.add(COPY, result.name)
-            elif isinstance(result, Loaded):
-                file.write(result.pixels)
-                names.append(result.name)
-                sizes.extend((result.height, result.width))
+                content.passed.add(*result)
+                continue
+            if not isinstance(result, Loaded):
+                content.skipped.append(result)
+                continue
+            if copies.knows(result):
+                content.passed.add(COPY, result.name)
+                continue
+            if result.pixels is None:
+                place = earlier.find(result.digest)
+                size = earlier.sizes[place].tolist()
             else:
-                skipped.append(result)
-        file.seek(0)
+                file.seek(_offset(len(content.names), store_size))
+                file.write(result.pixels)
+                place, size = -1, (result.height, result.width)
+            content.names.append(result.name)
+            content.sizes.extend(size)
+            content.digests += result.digest
+            content.places.append(place)
+    content.finish()
+    return content
+
+
+def _offset(row: int, store_size: int) -> int:
+    """Where a row begins in the file of the images."""
+    return HEADER_BYTES + row * 3 * store_size**2
+
+
+def _fill(
+    content: _Content,
+    found: Source,
+    source: str,
+    store_size: int,
+    earlier: EarlierPhotos,
+    folder: Path,
+) -> None:
+    """Complete the `FILES` and manifest.json of a pack in `folder`, which has the decoded rows."""
+    names, skipped = content.names, content.skipped
+    with open(folder / "images.npy", "r+b") as file:
         file.write(npy_header(np.uint8, (len(names), 3, store_size, store_size)))
+        for row, place in enumerate(content.places):
+            if place >= 0:
+                file.seek(_offset(row, store_size))
+                file.write(earlier.pixels(place))
         file.flush()
         os.fsync(file.fileno())
-    if not names and not skipped:
-        others = found.passed + passed
-        raise UserError(
-            f"--data {printable(source)} holds no images that can be read"
-            f"{f', but {others}' if others else ''}; {others.remedy()}"
-        )
-    _refuse_broken(source, len(names), skipped)
-
     layout = classify(names)
-    by_name = sorted(range(len(names)), key=names.__getitem__)
-    joined = "\0".join(names[row] for row in by_name).encode("utf-8", "surrogatepass")
     write_array(folder / "labels.npy", layout.labels)
     write_array(folder / "is_test.npy", layout.is_test)
-    write_array(folder / "sizes.npy", np.array(sizes, np.int32).reshape(-1, 2))
-    write_array(folder / "by_name.npy", np.array(by_name, np.int64))
+    write_array(folder / "sizes.npy", np.array(content.sizes, np.int32).reshape(-1, 2))
+    digests = np.frombuffer(content.digests, np.uint8).reshape(-1, DIGEST_BYTES)
+    write_array(folder / "digests.npy", digests)
+    write_array(folder / "by_name.npy", np.array(content.by_name, np.int64))
     write_texts(folder, "names", names)
     write_texts(folder, "skipped", (text for pair in skipped for text in pair))
     lines = (f"{printable(name)}: {printable(reason)}\n" for name, reason in skipped)
@@ -300,34 +408,63 @@ def _fill(found: Source, source: str, store_size: int, folder: Path, progress: b
     manifest = {
         "version": PACK_VERSION,
         "source": source,
-        "identity": found.identity,
+        "place": found.place,
         "store_size": store_size,
         "count": len(names),
         "skipped": len(skipped),
-        "fingerprint": hashlib.sha256(joined).hexdigest(),
+        "fingerprint": content.fingerprint,
         "classes": layout.classes,
         "test_folders": layout.test_folders,
         "notes": layout.notes,
-        "passed": passed.kinds,
         "bytes": {name: (folder / name).stat().st_size for name in FILES},
     }
     write_file(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode("ascii"))
 
 
-def _load_all(found: Source, store_size: int) -> Iterator[Loaded | Passed | tuple[str, str]]:
+def _tell_of_packs(
+    pack: Path, found: Source, store_size: int, content: _Content, earlier: EarlierPhotos
+) -> None:
+    """Say where the packed photos lie, and which packs may be removed, with the command."""
+    print(
+        f"note        the photos are packed in {printable(str(pack))} ({describe_size([pack])}), "
+        f"and stay there until you remove it: {command_to_remove([pack])}",
+        file=sys.stderr,
+    )
+    copied = np.array(content.places, np.int64)
+    others = set(earlier.similar_packs(copied[copied >= 0], len(copied)))
+    for other in packs_in(pack.parent):
+        manifest = read_manifest(other)
+        same_place = manifest.get("place") == found.place
+        same_size = manifest.get("store_size") == store_size
+        of_other_version = manifest.get("version", PACK_VERSION) != PACK_VERSION
+        if of_other_version or (same_place and same_size):
+            others.add(other)
+    if others := sorted(others - {pack}):
+        what = f"{len(others)} earlier packs" if len(others) > 1 else "an earlier pack"
+        print(
+            f"note        {what} of these photos or of earlier versions ({describe_size(others)}) "
+            f"may no longer be needed: {command_to_remove(others)}",
+            file=sys.stderr,
+        )
+
+
+def _load_all(
+    found: Source, store_size: int, known: Container[bytes]
+) -> Iterator[Loaded | Passed | tuple[str, str]]:
     """Decode in threads, few ahead of the writer, in the order of the source.
 
-    Yields what was loaded, what is passed over, or (name, reason) for a file to skip.
+    Yields what was loaded, what is passed over, or (name, reason) for a file to skip. Files with a
+    `known` digest are not decoded.
     """
     workers = usable_cores()
-    pending: deque[tuple[Item, Future[Loaded]]] = deque()
+    pending: deque[tuple[int, Item, Future[Loaded]]] = deque()
     waiting = 0
     seen: set[str] = set()
 
     def finish() -> Loaded | Passed | tuple[str, str]:
         nonlocal waiting
-        item, future = pending.popleft()
-        waiting -= item.file_bytes
+        room, item, future = pending.popleft()
+        waiting -= room
         problem = future.exception()
         if isinstance(problem, BadImage):  # raised here, it would keep the file's bytes for long
             return item.name, str(problem)
@@ -345,11 +482,12 @@ def _load_all(found: Source, store_size: int) -> Iterator[Loaded | Passed | tupl
                 yield item.name, "a second file of this name"
                 continue
             seen.add(item.name)
-            while pending and waiting + item.file_bytes > MAX_WAITING:
+            room = item.file_bytes + 3 * store_size**2
+            while pending and waiting + room > MAX_WAITING:
                 yield finish()
-            waiting += item.file_bytes
+            waiting += room
             try:
-                pending.append((item, pool.submit(item.load, store_size)))
+                pending.append((room, item, pool.submit(item.load, store_size, known)))
             except RuntimeError as error:  # no memory for one more thread
                 raise MemoryError from error
             if len(pending) >= 8 * workers:
@@ -360,18 +498,23 @@ def _load_all(found: Source, store_size: int) -> Iterator[Loaded | Passed | tupl
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _refuse_broken(source: str, kept: int, skipped: list[tuple[str, str]]) -> None:
+def _refuse_broken(
+    source: str, kept: int, skipped: Sequence[tuple[str, str]], listed: str, skip_broken: bool
+) -> None:
+    """Raise `UserError` if too many files cannot be used. `listed`: the file that names them."""
     count = kept + len(skipped)
-    if not kept or len(skipped) > MAX_BROKEN * count:
-        raise UserError(
-            f"--data {printable(source)}: {len(skipped):,} of {count:,} files cannot be used, too "
-            f"many to go on; mend or remove them: {_tell(skipped, 'and so on')}"
-        )
-
-
-def _tell(skipped: Sequence[tuple[str, str]], more: str) -> str:
-    """Name the first three skipped files with their reasons, safe to print."""
-    first = ", ".join(
-        f"{printable(name[:300])} ({printable(reason)})" for name, reason in skipped[:3]
+    if kept and (skip_broken or len(skipped) <= MAX_BROKEN * count):
+        return
+    way_on = ", or go on without them by --skip-broken" if kept else ""
+    raise UserError(
+        f"--data {printable(source)}: {len(skipped):,} of {count:,} files cannot be used, too many "
+        f"to go on: {_tell(skipped)}; {listed} lists all; mend or remove them{way_on}"
     )
-    return first + (f" and {len(skipped) - 3:,} more, {more}" if len(skipped) > 3 else "")
+
+
+def _tell(skipped: Sequence[tuple[str, str]]) -> str:
+    """Name the first skipped files with their reasons, safe to print."""
+    first = ", ".join(
+        f"{printable(name[:300])} ({printable(reason)})" for name, reason in skipped[:NAMED]
+    )
+    return first + (f" and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else "")

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,7 @@ CATS_VS_DOGS_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e6490
 
 @dataclass
 class Source:
-    """Something to pack; `identity` changes when its content does.
+    """Something to pack; `identity` changes when its content does, `place` does not.
 
     `items()` walks it once. `count()` tells how many items there will be, None if only the
     walk can tell. `passed` is what was passed over before the walk, `empty` names the folders
@@ -42,6 +42,7 @@ class Source:
     """
 
     title: str
+    place: str
     identity: str
     count: Callable[[], int | None]
     items: Callable[[], Iterable[Item | Passed]]
@@ -54,13 +55,13 @@ def find_source(source: str, progress: bool = True) -> Source:
     if source == "cats-vs-dogs":
         return _path_source(_cats_vs_dogs(progress), inside="PetImages/")
     if source == "cifar10":
-        return Source("cifar10", "cifar10:1", lambda: 60_000, _cifar10)
+        return Source("cifar10", "cifar10", "cifar10:1", lambda: 60_000, _cifar10)
     if source == "cartoons":
         from data import cartoons
 
         count = cartoons.TRAIN_IMAGES + cartoons.TEST_IMAGES
         identity = f"cartoons:{cartoons.VERSION}:{count}"
-        return Source("cartoons", identity, lambda: count, _cartoons)
+        return Source("cartoons", "cartoons", identity, lambda: count, _cartoons)
     path = Path(os.path.expanduser(source))
     if not source or not os.path.exists(path):
         near = difflib.get_close_matches(source.lower(), KNOWN, n=1)
@@ -78,15 +79,17 @@ def _path_source(path: Path, inside: str = "") -> Source:
         digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
         items = functools.partial(walk.read_folder, found.files)
         identity, count = f"folder:{path}:{digest}", len(found.files)
-        return Source(title, identity, lambda: count, items, found.passed, found.empty)
+        return Source(title, str(path), identity, lambda: count, items, found.passed, found.empty)
     name = path.name.lower()
     info = path.stat()
     identity = f"archive:{path}:{info.st_size}:{info.st_mtime_ns}"
     if name.endswith(walk.ZIP_SUFFIXES):
         count = functools.partial(walk.count_zip, path)
-        return Source(title, identity, count, functools.partial(walk.read_zip, path))
+        return Source(title, str(path), identity, count, functools.partial(walk.read_zip, path))
     if name.endswith(walk.TAR_SUFFIXES):
-        return Source(title, identity, lambda: None, functools.partial(walk.read_tar, path))
+        return Source(
+            title, str(path), identity, lambda: None, functools.partial(walk.read_tar, path)
+        )
     raise UserError(
         f"--data {printable(str(path))} is no folder and no archive that can be read; "
         f"give a folder or a file ending in {', '.join(walk.ZIP_SUFFIXES + walk.TAR_SUFFIXES)}"
@@ -114,15 +117,16 @@ def _cifar10() -> Iterator[Item]:
             ) from error
         for index, (pixels, label) in enumerate(zip(part.data, part.targets, strict=True)):
             name = f"{split}/{part.classes[label]}/{index:05d}"
-            yield Item(name, functools.partial(_from_array, name, pixels))
+            yield Item(name, functools.partial(_from_array, name, pixels, pixels.tobytes()))
 
 
 def _cartoons() -> Iterator[Item]:
     from data import cartoons
 
-    def load(split: str, index: int, size: int) -> Loaded:
+    def load(split: str, index: int, size: int, known: Container[bytes] = ()) -> Loaded:
         pixels, label = cartoons.draw(0, index, size)
-        return _from_array(f"{split}/{cartoons.CLASSES[label]}/{index:05d}", pixels, size)
+        name = f"{split}/{cartoons.CLASSES[label]}/{index:05d}"
+        return _from_array(name, pixels, f"cartoon {cartoons.VERSION} {index}".encode(), size)
 
     for index in range(cartoons.TRAIN_IMAGES + cartoons.TEST_IMAGES):
         split = "train" if index < cartoons.TRAIN_IMAGES else "test"
@@ -130,5 +134,11 @@ def _cartoons() -> Iterator[Item]:
         yield Item(f"{split}/{index:05d}", functools.partial(load, split, index))
 
 
-def _from_array(name: str, pixels: np.ndarray, size: int) -> Loaded:
-    return Loaded(name, fit(Image.fromarray(pixels), size), *pixels.shape[:2])
+def _from_array(
+    name: str, pixels: np.ndarray, content: bytes, size: int, known: Container[bytes] = ()
+) -> Loaded:
+    """content: what stands for the file, the same for every stored side."""
+    digest = hashlib.sha256(content).digest()
+    if digest in known:
+        return Loaded(name, None, 0, 0, digest)
+    return Loaded(name, fit(Image.fromarray(pixels), size), *pixels.shape[:2], digest)

@@ -14,7 +14,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -35,29 +35,31 @@ MAX_RATIO = 1_000  # how much larger than its file a tar may become, after the f
 
 
 class Loaded(NamedTuple):
-    """One decoded image: its name, uint8 (3, S, S) pixels, original height and width.
+    """One image: its name, uint8 (3, S, S) pixels, original height and width.
 
-    digest: SHA-256 of its file; nothing if there is no file
+    digest: SHA-256 of its file, or of what stands for it
+    pixels: None if the digest was known, which leaves height and width open
     """
 
     name: str
-    pixels: np.ndarray
+    pixels: np.ndarray | None
     height: int
     width: int
-    digest: bytes = b""
+    digest: bytes
 
 
 class Item(NamedTuple):
     """One file of a source that may be a photo.
 
-    `load(size)` may run in any thread. It may raise `BadImage`, and `NoPhoto` if the first bytes
-    are those of something else.
+    `load` may run in any thread. It may raise `BadImage`, and `NoPhoto` if the first bytes are
+    those of something else.
 
+    load: takes the stored side, and optionally the digests of what need not be decoded
     file_bytes: what its file takes in memory until the item is done with
     """
 
     name: str
-    load: Callable[[int], Loaded]
+    load: Callable[..., Loaded]
     file_bytes: int = 0
 
 
@@ -84,8 +86,6 @@ class Copies:
 
     def knows(self, loaded: Loaded) -> bool:
         """Tell whether this is a copy of an image that was asked about before."""
-        if not loaded.digest:
-            return False
         tail = "/".join(loaded.name.split("/")[-2:]).casefold()
         key = hashlib.sha256(loaded.digest + tail.encode("utf-8", "surrogatepass")).digest()[:16]
         known = key in self._seen
@@ -509,9 +509,12 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def _item(name: str, read: Callable[[], bytes], file_bytes: int) -> Item:
-    def load(size: int) -> Loaded:
+    def load(size: int, known: Container[bytes] = ()) -> Loaded:
         blob = read()
-        return Loaded(name, *decode(blob, size), hashlib.sha256(blob).digest())
+        digest = hashlib.sha256(blob).digest()
+        if digest in known:
+            return Loaded(name, None, 0, 0, digest)
+        return Loaded(name, *decode(blob, size), digest)
 
     return Item(name, load, file_bytes if file_bytes <= MAX_FILE_BYTES else 0)  # else never read
 

@@ -17,13 +17,18 @@ from byol.evaluation.scores import Scores
 from byol.files import write_json
 from byol.run import checkpoint
 from byol.run.checkpoint import FROM_PRETRAINED
-from byol.run.folder import check_same_settings, holds_a_run, remove_states
+from byol.run.folder import (
+    check_same_settings,
+    holds_a_run,
+    know_photos_again,
+    remove_states,
+)
 from byol.run.log import ClassifierLog
 from byol.run.run import Run
 
 # what says nothing about a run's result, given fingerprints of the weights and of the images
 NO_IDENTITY = {
-    *("init", "data", "run_dir", "runs", "seeds"),
+    *("init", "data", "skip_broken", "run_dir", "runs", "seeds"),
     *("deterministic", "save_every", "resume", "overwrite"),
 }
 
@@ -135,7 +140,8 @@ def read_if_finished(folder: Path, identity: dict) -> dict | None:
     """Read the summary of the run in this folder, if it is this run (`run_identity`), finished."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        this = modern_settings(summary["run"]) == identity and 0 <= summary["test_accuracy"] <= 1
+        before = know_photos_again(modern_settings(summary["run"]), identity)
+        this = before == identity and 0 <= summary["test_accuracy"] <= 1
         return summary if this else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -168,30 +174,28 @@ def take_settings(config: ClassifierConfig, pretrained: dict, flags: set[str]) -
                 f"with {pretrained[key]}; leave the option out"
             )
         inherit(config, key, pretrained[key], config.init)
-    _inherit(
-        config,
-        pretrained,
-        flags,
-        ("store_size", "inner_blocks", "inner_grids", "data", "classes_at"),
-    )
+    _inherit(config, pretrained, flags, ("store_size", "inner_blocks", "inner_grids", "classes_at"))
+    if "data" not in flags:
+        _inherit(config, pretrained, flags, ("data", "skip_broken"))
 
 
 def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags: set[str]) -> None:
     """Put the split of a checkpoint into `config`, if it was trained on these photos.
 
-    They are known by their fingerprint: a folder may have moved, or be spelt otherwise. Photos that
-    changed in the same place keep the split as well, and a line on stderr says so. Raises
+    They are known by the fingerprint of their names, which are all that a split depends on: a
+    folder may have moved, or be spelt otherwise. Photos that came or went in the same place keep
+    the settings as well. A line on stderr says if the photos are not those of then. Raises
     `UserError` if a setting is not possible.
     """
     if not pretrained:
         return
-    known = photos.is_known_as(pretrained["data_fingerprint"])
-    if known or config.data == pretrained["config"]["data"]:
+    before = pretrained["data_fingerprint"]
+    if photos.has_names_of(before) or config.data == pretrained["config"]["data"]:
         _inherit(config, pretrained, flags, ("labels", "holdout", "split_seed"))
-        if not known:
+        if not photos.is_known_as(before):
             print(
-                f"note: --data {printable(config.data)} is not as it was when {config.init} "
-                "learned from it: photos came, went or changed",
+                f"note        --data {printable(config.data)} is not as it was when "
+                f"{printable(config.init)} learned from it: photos came, went or changed",
                 file=sys.stderr,
             )
         before = pretrained["config"].get("classes_at")

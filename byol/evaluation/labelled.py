@@ -65,7 +65,7 @@ def check_labelled(config: ClassifierConfig, photos, split, least: int = 1) -> N
 
 def check_holdout(config: ClassifierConfig, photos, pretrained: dict | None) -> None:
     """Raise `UserError` for a holdout of which pretraining has seen images."""
-    if pretrained and pretrained["data_fingerprint"] == photos.fingerprint:
+    if pretrained and photos.has_names_of(pretrained["data_fingerprint"]):
         for key in ("holdout", "split_seed", "classes_at"):
             before = pretrained["config"].get(key)  # earlier versions had no classes_at
             if config.holdout and before != getattr(config, key):

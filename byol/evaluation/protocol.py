@@ -12,6 +12,7 @@ from byol.config import ClassifierConfig
 from byol.encoder import Encoder
 from byol.errors import UserError, printable
 from byol.evaluation.classifier_run import take_settings
+from byol.files import same_photos
 from byol.run import checkpoint
 from byol.run.checkpoint import FROM_PRETRAINED
 
@@ -99,7 +100,8 @@ def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> 
     first = next((w for w in judged if w.name == "multi"), judged[0])  # it trained its blocks
     alike = [*FROM_PRETRAINED, "stored_side", "classes_at"]
     for other in judged:
-        if other.pretrained["data_fingerprint"] != first.pretrained["data_fingerprint"]:
+        fingerprints = (w.pretrained["data_fingerprint"] for w in (first, other))
+        if not same_photos(*fingerprints):
             raise UserError(
                 f"{other.config.init} was trained on other photos than {first.config.init}; "
                 "judge together what shares them"

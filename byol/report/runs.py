@@ -8,11 +8,12 @@ from pathlib import Path
 
 from byol.config import modern_settings
 from byol.errors import printable
+from byol.files import same_photos
 from byol.report.style import WEIGHTS
 from byol.run.log import read_jsonl
 
-# what runs that are compared must share
-SAME = ("images", "image_size", "labels", "representation", "tested_on", "test_images")
+# what runs that are compared must share, beside the photos
+SAME = ("image_size", "labels", "representation", "tested_on", "test_images")
 NOT_COMPARED = {"seed", "label_seed", "device", "amp"}  # what seeds of one thing may differ in
 
 
@@ -43,7 +44,7 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
             print(f"left out, {why}: {listed(names)}", file=sys.stderr)
     if classifiers:
         newest = newest_of(classifiers)["summary"]
-        others = [r for r in classifiers if any(r["summary"][k] != newest[k] for k in SAME)]
+        others = [r for r in classifiers if not can_be_compared(r["summary"], newest)]
         leave_out(classifiers, others, "other photos, size, labels, representation or test images")
         byol = [r for r in classifiers if r["summary"]["init"] == "byol"]
         if byol:
@@ -57,6 +58,12 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
 
 def newest_of(runs: list[dict]) -> dict:
     return max(runs, key=lambda run: run["age"])
+
+
+def can_be_compared(summary: dict, other: dict) -> bool:
+    """Tell whether two runs are of the same photos and the same task."""
+    alike = all(summary[key] == other[key] for key in SAME)
+    return alike and same_photos(summary["images"], other["images"])
 
 
 def leave_out_other_settings(classifiers: list[dict]) -> None:
@@ -85,7 +92,7 @@ def read_classifier(folder: Path) -> tuple[dict, list[dict]]:
     check(all(type(summary[key]) is kind for key, kind in kinds.items()))
     # earlier versions did not say what a run was
     run = modern_settings(summary.get("run") or {"epochs": summary["epochs"]})
-    summary["images"] = run.pop("images", summary["data"])
+    summary["images"] = str(run.pop("images", summary["data"]))
     summary["weights"] = run.pop("weights", summary["init_file"])
     summary["settings"] = {key: value for key, value in run.items() if key not in NOT_COMPARED}
     check(summary["init"] in WEIGHTS and len(summary["classes"]) >= 2)

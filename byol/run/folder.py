@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from byol.errors import UserError
-from byol.files import naming
+from byol.files import naming, same_photos
 
 LAST, PREVIOUS = "last.pt", "previous.pt"  # the state of a run, and the one before
 
@@ -87,6 +87,13 @@ def remove_states(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
+def know_photos_again(before: dict, now: dict) -> dict:
+    """Give settings that hold an earlier version's fingerprint of the photos that of today."""
+    if "images" in now and same_photos(str(before.get("images")), now["images"]):
+        return {**before, "images": now["images"]}
+    return before
+
+
 def check_same_settings(
     before: dict, now: dict, may_differ: set[str], may_change: set[str], run_dir: Path
 ) -> None:
@@ -94,13 +101,16 @@ def check_same_settings(
 
     Settings in `may_differ` are not compared; those in `may_change` may be others now.
     """
+    before = know_photos_again(before, now)
     if unknown := sorted(now.keys() - before.keys() - may_differ):
         raise UserError(
             f"--resume: {run_dir} is of an earlier version, which had no {', '.join(unknown)}; "
             "start anew in another --run-dir"
         )
     changed = [
-        f"{key} was {before.get(key)!r} and is now {now[key]!r}"
+        f"other {key}"
+        if key in ("images", "weights")
+        else f"{key} was {before.get(key)!r} and is now {now[key]!r}"
         for key in now
         if key not in may_differ | may_change and before.get(key) != now[key]
     ]

@@ -104,7 +104,7 @@ class Run:
     def check_same_photos(self, photos) -> None:
         """Raise `UserError` if the run was started with other photos."""
         self.fingerprint = photos.fingerprint
-        if self.state and self.state["data_fingerprint"] != photos.fingerprint:
+        if self.state and not photos.is_known_as(self.state["data_fingerprint"]):
             raise UserError(
                 f"--resume: {self.folder} was started with other images than --data "
                 f"{photos.source} now has; put the old ones back, or start anew in another "
