@@ -100,7 +100,7 @@ def test_a_zip_entry_without_a_name(tmp_path):
 
 def test_few_bytes_wait_at_once(tmp_path, monkeypatch):
     """However many threads there are and however large the walk."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(pack, "usable_cores", lambda: 16)
     monkeypatch.setattr(pack, "MAX_WAITING", 40_000)
     alive, most, lock = 0, 0, threading.Lock()
     true_decode = walk.decode
@@ -123,6 +123,7 @@ def test_few_bytes_wait_at_once(tmp_path, monkeypatch):
     assert 20_000 < most <= 40_000
     most = 0
     monkeypatch.setattr(pack, "MAX_WAITING", 10)  # less than one: one at a time
+    content = {name: png(100 + i, 60) for i, name in enumerate(NAMES)}  # none is known
     assert opened(write_tar(tmp_path / "a.tar", content)).names == NAMES
     assert 10_000 < most < 12_000
 

@@ -1,20 +1,30 @@
 """Packing once, opening again, and what goes wrong in between."""
 
+import dataclasses
 import errno
+import hashlib
+import itertools
 import json
 import multiprocessing
 import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 import threading
 import time
+import types
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from photo_files import pets, png, pngs, write_folder, write_zip
+from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
 
 from byol.errors import UserError
-from data import open_photos, pack
+from data import open_photos, pack, sources
+from data.cache import STALE_S, TEMPORARY
 from data.decode import decode
 from data.stored import npy_header, write_array, write_texts
 
@@ -70,12 +80,9 @@ def test_a_change_packs_anew(cache, archive, packings, monkeypatch):
     write_zip(archive, pets(11))
     assert len(opened(archive).names) == 22
     assert len(packings) == 3
-    os.utime(archive, ns=(1, 1))
-    opened(archive)
-    assert len(packings) == 4
     monkeypatch.setattr(pack, "PACK_VERSION", pack.PACK_VERSION + 1)
     opened(archive)
-    assert len(packings) == 5
+    assert len(packings) == 4
 
 
 def test_a_changed_folder_packs_anew(cache, tmp_path, packings):
@@ -88,11 +95,258 @@ def test_a_changed_folder_packs_anew(cache, tmp_path, packings):
     assert len(packings) == 2
 
 
-def test_the_fingerprint_is_of_the_names_alone(cache, tmp_path):
-    one = opened(write_zip(tmp_path / "a.zip", pets(3)))
-    two = opened(write_zip(tmp_path / "b.zip", dict(reversed(pets(3).items()))), size=5)
-    other = opened(write_zip(tmp_path / "c.zip", pets(4)))
-    assert one.fingerprint == two.fingerprint != other.fingerprint
+def sha256(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def test_the_fingerprint_is_of_names_and_content(cache, tmp_path):
+    content = pets(3)
+    one = opened(write_zip(tmp_path / "a.zip", content))
+    names = sorted(content)
+    digests = [hashlib.sha256(content[name]).digest() for name in names]
+    assert one.fingerprint == f"{sha256(chr(0).join(names).encode())}-{sha256(*digests)}"
+    turned = dict(reversed(content.items()))
+    for same in (
+        opened(write_zip(tmp_path / "b.zip", turned), size=5),
+        opened(write_folder(tmp_path / "d", content)),
+        opened(write_tar(tmp_path / "e.tar.gz", content), size=9),
+    ):
+        assert same.fingerprint == one.fingerprint
+        assert one.is_known_as(same.fingerprint)
+    replaced = opened(
+        write_zip(tmp_path / "f.zip", dict(zip(content, turned.values(), strict=True)))
+    )
+    assert not one.is_known_as(replaced.fingerprint)
+    assert one.has_names_of(replaced.fingerprint)
+    more = opened(write_zip(tmp_path / "c.zip", pets(4)))
+    assert not one.is_known_as(more.fingerprint)
+    assert not one.has_names_of(more.fingerprint)
+
+
+def test_what_an_earlier_version_knew_is_known_again(cache, archive):
+    photos = opened(archive)
+    earlier = sha256("\0".join(sorted(pets(10))).encode())  # the names were all that it looked at
+    assert photos.is_known_as(earlier)
+    assert photos.has_names_of(earlier)
+    assert not photos.is_known_as(sha256(b"other names"))
+
+
+@pytest.mark.parametrize("source", ["cartoons", "cifar10"])
+def test_the_fingerprint_of_images_without_files(cache, monkeypatch, source):
+    """It does not depend on the stored side, and on the pixels if they come from elsewhere."""
+    found = sources.find_source(source)
+
+    def first_ten():
+        return itertools.islice(found.items(), 10)
+
+    few = dataclasses.replace(found, count=lambda: 10, items=first_ten)
+    monkeypatch.setattr(pack, "find_source", lambda *_: few)
+    if source == "cifar10":
+        pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
+        part = types.SimpleNamespace(data=pixels, targets=[0] * 10, classes=["cat"])
+        stub = types.SimpleNamespace(CIFAR10=lambda *_, **__: part)  # the real one imports torch
+        monkeypatch.setitem(sys.modules, "torchvision", stub)
+        monkeypatch.setitem(sys.modules, "torchvision.datasets", stub)
+    one, other = opened(source, 40), opened(source, 48)
+    assert one.fingerprint == other.fingerprint
+    assert len({one.digests[row].tobytes() for row in range(10)}) == 10
+    if source == "cifar10":
+        assert one.digests[3].tobytes() == hashlib.sha256(pixels[3].tobytes()).digest()
+
+
+# ---- packs by content ----
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts the files that are decoded."""
+    done = []
+    monkeypatch.setattr("data.walk.decode", lambda *args: (done.append(1), decode(*args))[1])
+    return done
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """Counts how often all files are read."""
+    done, read = [], pack._read
+    monkeypatch.setattr(pack, "_read", lambda *args: (done.append(1), read(*args))[1])
+    return done
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "in", pets(10))
+
+
+def is_as_if_decoded(photos, content, size=8):
+    assert sorted(photos.names) == sorted(content)
+    for row, name in enumerate(photos.names):
+        pixels, *height_and_width = decode(content[name], size)
+        np.testing.assert_array_equal(photos.images[row], pixels)
+        assert photos.sizes[row].tolist() == height_and_width
+
+
+def test_touched_photos_need_no_new_pack(cache, folder, packings, decoded):
+    one = opened(folder)
+    for path in folder.rglob("*.png"):
+        os.utime(path, ns=(1, 1))
+    two = opened(folder)
+    assert two.folder == one.folder
+    assert (len(packings), len(decoded)) == (1, 20)
+
+
+@pytest.mark.parametrize("write", [write_zip, write_tar, write_folder])
+def test_moved_photos_need_no_new_pack(cache, tmp_path, packings, decoded, write):
+    """Whatever they are in."""
+    one = opened(write_folder(tmp_path / "in", pets(10)))
+    (tmp_path / "in").rename(tmp_path / "moved")
+    other = {write_zip: "in.zip", write_tar: "in.tar", write_folder: "elsewhere"}[write]
+    for place in (tmp_path / "moved", write(tmp_path / other, pets(10))):
+        again = opened(place)
+        assert again.folder == one.folder
+        assert again.source == str(place)
+    assert (len(packings), len(decoded)) == (1, 20)
+
+
+def test_a_listing_that_is_known_reads_no_file(cache, folder, readings):
+    opened(folder)
+    for path in folder.rglob("*.png"):
+        os.utime(path, ns=(1, 1))
+    assert opened(folder).folder == opened(folder).folder
+    assert len(readings) == 2
+
+
+def test_only_new_photos_are_decoded(cache, tmp_path, packings, decoded, capsys):
+    content = pets(10)
+    folder = write_folder(tmp_path / "in", content)
+    opened(folder)
+    (folder / "PetImages/Cat/3.png").unlink()
+    (folder / "PetImages/Cat/4.png").rename(folder / "PetImages/Dog/0.jpg")
+    (folder / "PetImages/Dog/5.png").write_bytes(png(501, size=11))
+    (folder / "PetImages/Fox").mkdir()
+    (folder / "PetImages/Fox/1.png").write_bytes(png(502, size=7))
+    content["PetImages/Dog/0.jpg"] = content.pop("PetImages/Cat/4.png")
+    del content["PetImages/Cat/3.png"]
+    content |= {"PetImages/Dog/5.png": png(501, size=11), "PetImages/Fox/1.png": png(502, size=7)}
+    assert len(decoded) == 20
+    photos = opened(folder)
+    assert (len(packings), len(decoded)) == (2, 22)
+    is_as_if_decoded(photos, content)
+    assert photos.classes == ["Cat", "Dog", "Fox"]
+    assert np.load(photos.folder / "images.npy").shape == (20, 3, 8, 8)
+    opened(folder, size=9)  # of another size: all anew
+    assert len(decoded) == 42
+
+
+def test_photos_come_from_several_packs(cache, tmp_path, decoded):
+    content = pngs(*(f"{i}.png" for i in range(30)))
+    some = dict(itertools.islice(content.items(), 12))
+    others = {name: content[name] for name in content if name not in some and name != "7.png"}
+    opened(write_zip(tmp_path / "some.zip", some))
+    opened(write_zip(tmp_path / "others.zip", others))
+    assert len(decoded) == 30
+    turned = dict(reversed(content.items())) | {"copy.png": content["3.png"], "x.jpg": b""}
+    photos = opened(write_zip(tmp_path / "all.zip", turned))
+    assert len(decoded) == 31  # the broken one is tried again
+    is_as_if_decoded(photos, {name: blob for name, blob in turned.items() if blob})
+    assert photos.skipped == [("x.jpg", "empty file")]
+
+
+def test_mended_photos_are_taken(cache, tmp_path, decoded):
+    content = pngs(*(f"{i}.png" for i in range(20)))
+    folder = write_folder(tmp_path / "in", content | {"5.png": b"broken"})
+    assert len(opened(folder).names) == 19
+    (folder / "5.png").write_bytes(content["5.png"])
+    is_as_if_decoded(opened(folder), content)
+    assert len(decoded) == 21
+
+
+def test_replaced_photos_are_packed_anew(cache, folder, decoded):
+    one = opened(folder)
+    for seed, path in enumerate(sorted(folder.rglob("*.png"))):
+        path.write_bytes(png(700 + seed))
+    two = opened(folder)
+    assert two.names == one.names
+    assert not one.is_known_as(two.fingerprint)
+    assert len(decoded) == 40
+    assert (two.images[:] != one.images[:]).any((1, 2, 3)).all()
+
+
+def test_other_formats_are_looked_for_in_the_files(cache, folder, monkeypatch, packings, readings):
+    """Such as HEIC, once its plug-in is installed."""
+    opened(folder)
+    monkeypatch.setattr("data.pack.FORMATS", [*pack.FORMATS, "NEW"])
+    opened(folder)
+    assert (len(packings), len(readings)) == (1, 2)
+
+
+def test_a_pack_is_named_with_the_command_that_removes_it(cache, tmp_path, capsys, monkeypatch):
+    folder = write_folder(tmp_path / "in", pets(10))
+    one = open_photos(str(folder), 8)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
+    assert len(notes) == 1
+    assert f"packed in {one.folder} (" in notes[0]
+    assert "stay there until you remove it" in notes[0]
+    open_photos(str(folder), 8)
+    assert "note" not in capsys.readouterr().err  # it is said once
+
+    (folder / "PetImages/Cat/more.png").write_bytes(png(77))
+    two = open_photos(str(folder), 8)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
+    assert len(notes) == 2
+    size = sum(file.stat().st_size for file in one.folder.iterdir())
+    assert (
+        f"an earlier pack of these photos or of earlier versions ({size / 1000:.0f} kB)" in notes[1]
+    )
+    subprocess.run(shlex.split(notes[1].split(": ")[1]), check=True)
+    assert not one.folder.exists()
+    assert open_photos(str(folder), 8).folder == two.folder
+
+
+def test_which_packs_may_be_removed(cache, tmp_path, capsys, monkeypatch):
+    def removable(path, size=8) -> list[Path]:
+        open_photos(str(path), size)
+        notes = [line for line in capsys.readouterr().err.splitlines() if "may no longer" in line]
+        return [Path(p) for note in notes for p in shlex.split(note.split(": ")[1])[2:]]
+
+    content = pets(20)
+    half = write_zip(tmp_path / "half.zip", dict(itertools.islice(content.items(), 20)))
+    whole = write_folder(tmp_path / "whole's folder", content)
+    of_half = opened(half).folder
+    assert removable(whole) == []  # the half of it may be in use
+    assert removable(whole, size=9) == []
+    of_whole = opened(whole).folder
+    whole.rename(tmp_path / "moved")
+    (tmp_path / "moved/PetImages/Dog/1.png").unlink()
+    assert removable(tmp_path / "moved") == [of_whole]  # nearly the same photos
+    shutil.rmtree(of_whole)
+    for seed, path in enumerate((tmp_path / "moved").rglob("*.png")):
+        path.write_bytes(png(900 + seed))
+    shared_nothing = removable(tmp_path / "moved")
+    assert len(shared_nothing) == 1  # that of the same folder
+    shutil.rmtree(shared_nothing[0])
+    monkeypatch.setattr(pack, "PACK_VERSION", pack.PACK_VERSION + 1)
+    assert of_half in removable(tmp_path / "moved")  # nobody reads it any more
+    (cache / "mine").mkdir()
+    (cache / "mine/manifest.json").write_text('{"name": "of another program"}')
+    assert cache / "mine" not in removable(write_zip(tmp_path / "b.zip", pets(2)))
+
+
+def test_an_earlier_pack_that_is_damaged_gives_nothing(cache, folder, packings, decoded):
+    (folder / "PetImages/Cat/more.png").write_bytes(png(77))
+    one = opened(folder)
+    (folder / "PetImages/Cat/more.png").unlink()
+    os.truncate(one.folder / "digests.npy", 300)
+    is_as_if_decoded(opened(folder), pets(10))
+    assert len(decoded) == 41
+
+
+def test_a_cache_that_may_only_be_read(cache, folder, monkeypatch):
+    """A listing that cannot be added costs time only."""
+    one = opened(folder)
+    (one.folder / "listings").rename(one.folder / "gone")
+    monkeypatch.setattr(Path, "touch", lambda *_: os.open("/proc/nowhere", os.O_WRONLY))
+    assert opened(folder).folder == one.folder
 
 
 def test_skipped_files_are_told_at_each_opening(cache, tmp_path, capsys):
@@ -144,6 +398,7 @@ def test_opening_does_not_read_in_proportion(cache, archive, packings):
         "is_test": np.zeros(count, bool),
         "sizes": np.full((count, 2), 8, np.int32),
         "by_name": np.arange(count),
+        "digests": np.zeros((count, 32), np.uint8),
     }.items():
         write_array(small / f"{name}.npy", array)
     write_texts(small, "names", names)
@@ -184,16 +439,30 @@ def test_a_skipped_file_of_an_odd_name_has_one_line(cache, tmp_path):
     assert listed == "\\udcff\\x1b[31m\\n.png: empty file\n"
 
 
-def test_too_many_broken_files(cache, tmp_path):
+def test_too_many_broken_files(cache, tmp_path, packings):
     content = {**pngs(*(f"{i}.png" for i in range(50))), **{f"x{i}.jpg": b"" for i in range(6)}}
-    with pytest.raises(UserError, match=r"6 of 56 files cannot be used.*x0\.jpg \(empty file\)"):
-        opened(write_zip(tmp_path / "a.zip", content))
-    assert list(cache.iterdir()) == []
+    archive = write_zip(tmp_path / "a.zip", content)
+    for _ in range(2):  # they are not decoded again to say so
+        with pytest.raises(
+            UserError, match=r"6 of 56 files cannot be used.*x0\.jpg \(empty"
+        ) as told:
+            opened(archive)
+        assert len(packings) == 1
+    listed = re.search(r"\(empty file\) and 3 more; (/.*/skipped\.txt) lists all", str(told.value))
+    lines = Path(listed[1]).read_text().splitlines()
+    assert lines == [f"x{i}.jpg: empty file" for i in range(6)]
+    assert "--skip-broken" in str(told.value)
+    photos = open_photos(str(archive), 8, skip_broken=True, progress=False)
+    assert (len(photos.names), len(photos.skipped), len(packings)) == (50, 6, 1)
 
 
 def test_nothing_but_broken_files(cache, tmp_path):
-    with pytest.raises(UserError, match="1 of 1 files cannot be used"):
-        opened(write_zip(tmp_path / "a.zip", {"x.jpg": b""}))
+    archive = write_zip(tmp_path / "a.zip", {"x.jpg": b""})
+    for skip_broken in (False, True):
+        with pytest.raises(UserError, match="1 of 1 files cannot be used") as told:
+            open_photos(str(archive), 8, skip_broken=skip_broken)
+        assert "--skip-broken" not in str(told.value)
+        assert Path(str(told.value).split("; ")[1].split()[0]).read_text() == "x.jpg: empty file\n"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])
@@ -229,12 +498,12 @@ def test_no_memory_for_a_thread(cache, archive, monkeypatch):
 def test_a_killed_packing_is_not_taken_for_a_whole_one(cache, archive, packings):
     opened(archive)
     folder = next(cache.iterdir())
-    killed = cache / f"{pack.TEMPORARY}1-dead"
+    killed = cache / f"{TEMPORARY}1-dead"
     folder.rename(killed)
     assert len(opened(archive).names) == 20
     assert len(packings) == 2
     assert killed.exists()  # it might be at work still
-    long_ago = time.time() - pack.STALE_S - 60
+    long_ago = time.time() - STALE_S - 60
     os.utime(killed, (long_ago, long_ago))
     opened(archive, size=9)
     assert not killed.exists()
@@ -372,7 +641,7 @@ def test_the_order_of_the_source_is_kept(cache, tmp_path, monkeypatch):
         return decode(blob, size)
 
     monkeypatch.setattr("data.walk.decode", uneven)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(pack, "usable_cores", lambda: 8)
     photos = opened(write_zip(tmp_path / "a.zip", content))
     assert photos.names == list(content)
     for row in range(60):
