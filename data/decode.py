@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import threading
 
 import numpy as np
 
@@ -21,14 +19,16 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
+from data.room import Room, give_back_memory
+
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]  # multi-picture JPEG opens as JPEG
 EXIF_ORIENTATION = 0x0112
 MAX_SIDE = 500_000  # the resize needs a table as long as the longest side
 MAX_SCANS = 1_000  # of a progressive JPEG, which has about ten; each runs over all pixels
-# Images of this many pixels are decoded one at a time, whatever the number of threads: Pillow
-# takes up to 1.5 GB for the largest that it allows.
-BIG = 32_000_000
-_one_big = threading.RLock()
+# How many pixels are decoded at once, whatever the number of threads: as many as the largest image
+# may have, for which Pillow takes up to 1.5 GB.
+_room = Room(1024**3 // 4 // 3)
+LARGE = 4_000_000  # pixels, of which the memory is given back to the system at once
 BLOCK = 1 << 20  # pixels
 _T = Image.Transpose
 # How to bring an image with this EXIF orientation upright.
@@ -89,15 +89,21 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
     width, height = _webp_size(blob)
     _check_pixels(width, height)  # Pillow would take 8 bytes for each before it looks
-    with _in_turn(width, height), Image.open(io.BytesIO(blob), formats=FORMATS) as image:
+    of_webp = width * height
+    with _room.take(of_webp), Image.open(io.BytesIO(blob), formats=FORMATS) as image:
         width, height = image.size
         _check_pixels(width, height)
         if max(width, height) > MAX_SIDE:
             raise BadImage(f"too long a side ({width} x {height})")
         if image.info.get("progressive") and blob.count(b"\xff\xda") > MAX_SCANS:
             raise BadImage("too many scans")
-        with _in_turn(width, height):
-            return _pixels(image, size)
+        pixels = _pixels_to_decode(image, size)
+        with _room.take(0 if of_webp else pixels):
+            result = _pixels(image, size)
+            if pixels > LARGE:
+                image.close()
+                give_back_memory()
+            return result
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -105,8 +111,12 @@ def _check_pixels(width: int, height: int) -> None:
         raise BadImage(f"too many pixels ({width} x {height})")
 
 
-def _in_turn(width: int, height: int) -> contextlib.AbstractContextManager:
-    return _one_big if width * height > BIG else contextlib.nullcontext()
+def _pixels_to_decode(image: Image.Image, size: int) -> int:
+    """Count the pixels that take memory: the decoder may shrink a JPEG (see `_pixels`)."""
+    width, height = image.size
+    shrinks = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+    scale = min(width, height) // (2 * size) if shrinks else 1
+    return width * height // min(max(scale, 1), 8) ** 2
 
 
 def _webp_size(blob: bytes) -> tuple[int, int]:

@@ -1,8 +1,11 @@
 """What is small in the file and large in memory is refused before it takes the memory."""
 
 import resource
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from broken_photos import KINDS, claimed, empty_png, encode
@@ -10,7 +13,9 @@ from PIL import Image
 
 from data import decode as module
 from data.decode import BadImage, decode
+from data.room import Room
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SIZE = 24
 
 
@@ -61,7 +66,11 @@ def test_a_jpeg_of_endless_scans_is_refused():
         decode(blob[:-2] + last * 1_001 + b"\xff\xd9", SIZE)
 
 
-def test_large_images_are_decoded_one_at_a_time(monkeypatch):
+@pytest.mark.parametrize(("kind", "side", "at_once"), [
+    ("PNG", 6_000, 2), ("PNG", 3_500, 7), ("PNG", 1_000, 8), ("JPEG", 6_000, 8), ("WEBP", 6_000, 2),
+])  # fmt: skip
+def test_few_pixels_are_decoded_at_once(monkeypatch, kind, side, at_once):
+    """However many threads there are. A JPEG is shrunk while it is decoded."""
     running, most = [], []
 
     def pixels(image, size):
@@ -71,9 +80,37 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch):
         running.pop()
 
     monkeypatch.setattr(module, "_pixels", pixels)
-    for side, want in ((6_000, 1), (5_000, 4)):
-        most.clear()
-        blob = claimed("PNG", side)
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda _, blob=blob: decode(blob, SIZE), range(8)))
-        assert max(most) == want
+    blob = claimed(kind, side)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: decode(blob, SIZE), range(16)))
+    assert max(most) == at_once
+
+
+def test_the_largest_image_has_its_turn_among_small_ones():
+    """And it is let in, though it takes more than there is."""
+    room, done = Room(10), []
+
+    def take(amount):
+        with room.take(amount):
+            time.sleep(0.001)
+            done.append(amount)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(take, [3, 3, 99, 3, 10, *[4] * 20]))
+    assert sorted(done) == sorted([3, 3, 99, 3, 10, *[4] * 20])
+
+
+@pytest.mark.hazard
+def test_many_threads_take_little_memory():
+    """A thread keeps what it had, with glibc: 24 threads would take 2 GB."""
+    blob = encode(Image.new("RGB", (4_000, 3_000)), "PNG")
+    code = (
+        "import resource, sys; from concurrent.futures import ThreadPoolExecutor; "
+        "from data.decode import decode; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024; "
+        "blob = sys.stdin.buffer.read(); before = peak(); "
+        "list(ThreadPoolExecutor(24).map(lambda _: decode(blob, 24), range(48))); "
+        "print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=blob, capture_output=True)
+    assert int(done.stdout) < 1_200_000_000, done.stderr
