@@ -42,6 +42,7 @@ from data.walk import Copies, Item, Loaded, NoPhoto, Passed
 PACK_VERSION = 3  # raise it whenever decoding, names or the files below change
 MAX_BROKEN = 0.1
 NAMED = 3  # of the skipped files
+MAX_THREADS = 32  # each takes memory, and only one writes
 MAX_WAITING = 500_000_000  # bytes of files that are being decoded, and of what was decoded
 FILES = (  # of a pack, beside manifest.json
     "images.npy",
@@ -456,7 +457,7 @@ def _load_all(
     Yields what was loaded, what is passed over, or (name, reason) for a file to skip. Files with a
     `known` digest are not decoded.
     """
-    workers = usable_cores()
+    workers = min(usable_cores(), MAX_THREADS)
     pending: deque[tuple[int, Item, Future[Loaded]]] = deque()
     waiting = 0
     seen: set[str] = set()
