@@ -138,7 +138,7 @@ class EarlierPhotos:
         self._sorted = first_bytes[self._order]
 
     def __contains__(self, digest: bytes) -> bool:
-        return self.find(digest) is not None
+        return bool(self._packs) and self.find(digest) is not None
 
     def find(self, digest: bytes) -> int | None:
         """Find the place of a photo in the list, if it is there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
@@ -28,6 +29,7 @@ MAX_SCANS = 1_000  # of a progressive JPEG, which has about ten; each runs over 
 # How many pixels are decoded at once, whatever the number of threads: as many as the largest image
 # may have, for which Pillow takes up to 1.5 GB.
 _room = Room(1024**3 // 4 // 3)
+SMALL = 500_000  # pixels that need not ask, since that takes time
 LARGE = 4_000_000  # pixels, of which the memory is given back to the system at once
 BLOCK = 1 << 20  # pixels
 _T = Image.Transpose
@@ -90,7 +92,7 @@ def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
     width, height = _webp_size(blob)
     _check_pixels(width, height)  # Pillow would take 8 bytes for each before it looks
     of_webp = width * height
-    with _room.take(of_webp), Image.open(io.BytesIO(blob), formats=FORMATS) as image:
+    with _room_for(of_webp), Image.open(io.BytesIO(blob), formats=FORMATS) as image:
         width, height = image.size
         _check_pixels(width, height)
         if max(width, height) > MAX_SIDE:
@@ -98,7 +100,7 @@ def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
         if image.info.get("progressive") and blob.count(b"\xff\xda") > MAX_SCANS:
             raise BadImage("too many scans")
         pixels = _pixels_to_decode(image, size)
-        with _room.take(0 if of_webp else pixels):
+        with _room_for(0 if of_webp else pixels):
             result = _pixels(image, size)
             if pixels > LARGE:
                 image.close()
@@ -109,6 +111,10 @@ def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
 def _check_pixels(width: int, height: int) -> None:
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         raise BadImage(f"too many pixels ({width} x {height})")
+
+
+def _room_for(pixels: int) -> contextlib.AbstractContextManager:
+    return _room.take(pixels) if pixels > SMALL else contextlib.nullcontext()
 
 
 def _pixels_to_decode(image: Image.Image, size: int) -> int:
