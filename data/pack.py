@@ -161,7 +161,9 @@ def open_photos(
         pack, passed = _pack(found, source, store_size, cache, progress)
         photos = _open_pack(pack, source, store_size)
         if photos is None:
-            raise UserError(f"the pack in {pack} cannot be read back; check that disk")
+            raise UserError(
+                f"the pack in {printable(str(pack))} cannot be read back; check that disk"
+            )
         photos.passed = passed
         add_listing(pack, listing, passed.kinds)
     count = len(photos.names) + len(photos.skipped)
@@ -280,13 +282,13 @@ def _pack(
         if error.errno not in NO_ROOM:
             raise
         raise UserError(
-            f"no room to pack the photos into {cache} ({error.strerror}); free some space there "
-            "or set BYOL_CACHE to a folder on another disk"
+            f"no room to pack the photos into {printable(str(cache))} ({error.strerror}); free some "
+            "space there or set BYOL_CACHE to a folder on another disk"
         ) from None
     except MemoryError:
         raise UserError(
-            f"too little memory to decode --data {source}; free some and run the command again, "
-            "or make its largest images smaller"
+            f"too little memory to decode --data {printable(source)}; free some and run the "
+            "command again, or make its largest images smaller"
         ) from None
     finally:  # nothing to do after a good rename
         shutil.rmtree(temporary, ignore_errors=True)
