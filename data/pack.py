@@ -282,8 +282,8 @@ def _pack(
         if error.errno not in NO_ROOM:
             raise
         raise UserError(
-            f"no room to pack the photos into {printable(str(cache))} ({error.strerror}); free some "
-            "space there or set BYOL_CACHE to a folder on another disk"
+            f"no room to pack the photos into {printable(str(cache))} ({error.strerror}); free "
+            "some space there or set BYOL_CACHE to a folder on another disk"
         ) from None
     except MemoryError:
         raise UserError(
