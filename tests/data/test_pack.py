@@ -24,7 +24,7 @@ from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
 
 from byol.errors import UserError
 from data import open_photos, pack, sources
-from data.cache import STALE_S, TEMPORARY
+from data.cache import LISTINGS, STALE_S, TEMPORARY
 from data.decode import decode
 from data.stored import npy_header, write_array, write_texts
 
@@ -214,6 +214,38 @@ def test_a_listing_that_is_known_reads_no_file(cache, folder, readings):
         os.utime(path, ns=(1, 1))
     assert opened(folder).folder == opened(folder).folder
     assert len(readings) == 2
+
+
+def test_what_was_passed_over_belongs_to_the_listing(cache, tmp_path, packings, readings):
+    """Not to the pack, which photos in company of other files share."""
+    content = pets(10)
+    of_folder = write_folder(tmp_path / "in", content | {"clip.mp4": b"x"})
+    alone = write_zip(tmp_path / "alone.zip", content)
+    beside = write_zip(tmp_path / "beside.zip", content | {"NOTES": b"hello", "a.py": b"x"})
+    told = {of_folder: "1 video (clip.mp4)", alone: "", beside: "2 text files (a.py, NOTES)"}
+    for _ in range(2):
+        for path, passed in told.items():
+            assert str(opened(path).passed) == passed
+    assert (len(packings), len(readings)) == (1, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_a_listing_that_is_damaged_is_made_again(cache, folder, packings, readings, content):
+    (listing,) = (opened(folder).folder / LISTINGS).iterdir()
+    whole = listing.read_bytes()
+    listing.write_bytes(content)
+    opened(folder)
+    assert listing.read_bytes() == whole
+    assert (len(packings), len(readings)) == (1, 2)
+
+
+def test_a_copy_is_passed_over_also_if_it_need_not_be_decoded(cache, tmp_path, decoded):
+    content = pets(4)
+    twice = content | {f"again/{name}": blob for name, blob in content.items()}
+    first = opened(write_zip(tmp_path / "one.zip", content))
+    both = opened(write_zip(tmp_path / "two.zip", twice))
+    assert (both.folder, len(decoded)) == (first.folder, 8)
+    assert both.passed.kinds["copy of a photo"][0] == 8
 
 
 def test_only_new_photos_are_decoded(cache, tmp_path, packings, decoded, capsys):

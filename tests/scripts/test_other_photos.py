@@ -115,12 +115,39 @@ def test_runs_of_an_earlier_version_are_compared_with_those_of_today():
     assert not can_be_compared(replaced, today)
 
 
-def test_a_split_that_is_not_taken_over_is_told(world, capsys):
-    """With one photo more the holdout would be another one, of photos that the encoder saw."""
+def test_one_photo_more_keeps_the_settings_of_the_split_and_is_told(world, capsys):
+    """The split is by hashed rank, so one photo more moves one image at most."""
     shutil.copy(next(Path("photos/train").rglob("*.png")), "photos/train/more.png")
-    assert train_classifier.main([*CLASSIFY, "--labels", "8", "--runs", "others"]) == 0
-    said = capsys.readouterr().err
-    assert "note        byol.pt was trained on other photos than --data photos has now" in said
+    assert train_classifier.main([*CLASSIFY, "--runs", "others"]) == 0
+    said = capsys.readouterr()
+    assert "8 labelled images" in said.out
+    assert "note        --data photos is not as it was when byol.pt learned from it" in said.err
+    assert "it may have seen some that are tested on now" in said.err
+
+
+def test_photos_of_the_same_names_keep_the_split_in_any_place(world, capsys):
+    """Names are all that a split depends on. That they were replaced is told."""
+    Path("photos").rename("moved")
+    assert train_classifier.main([*CLASSIFY, "--data", "moved/", "--runs", "moved_runs"]) == 0
+    said = capsys.readouterr()
+    assert "8 labelled images" in said.out
+    assert "not as it was" not in said.err
+    Path("moved").rename("photos")
+    replace_photos()
+    Path("photos").rename("replaced")
+    assert train_classifier.main([*CLASSIFY, "--data", "replaced", "--runs", "others"]) == 0
+    said = capsys.readouterr()
+    assert "8 labelled images" in said.out
+    assert "--data replaced is not as it was" in said.err
+    assert "may have seen" not in said.err
+
+
+def test_photos_of_other_names_elsewhere_take_no_split_over(world, capsys):
+    Path("photos").rename("moved")
+    next(Path("moved/train").rglob("*.png")).rename("moved/train/more.png")
+    more = ["--data", "moved", "--labels", "6", "--runs", "others"]
+    assert train_classifier.main([*CLASSIFY, *more]) == 0
+    assert "not as it was" not in capsys.readouterr().err
 
 
 def test_broken_photos_are_skipped_if_asked(world, capsys):
