@@ -4,34 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import warnings
 
 import numpy as np
 
 # Importing the plug-ins here registers them before any thread decodes.
 from PIL import (  # noqa: F401
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
     JpegImagePlugin,
-    MpoImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
+    features,
 )
 
+from data import deep
 from data.room import Room, give_back_memory
+from data.strip import Stripped, orientation, strip
 
-FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]  # multi-picture JPEG opens as JPEG
-EXIF_ORIENTATION = 0x0112
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]
+if features.check("avif"):
+    FORMATS.append("AVIF")
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # files are decoded side by side
+if pillow_heif:
+    FORMATS.append("HEIF")
+    pillow_heif.register_heif_opener(decode_threads=1)
+# Pillow's remarks on odd metadata are not for the user, and its limit of pixels is `_check_size`.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+Image.MAX_IMAGE_PIXELS = None
+MAX_PIXELS = 1024**3 // 4 // 3  # what Pillow allows unless told otherwise
+MAX_BYTES = 1_500_000_000  # that decoding a JPEG may take, whose pixels may be more
 MAX_SIDE = 500_000  # the resize needs a table as long as the longest side
 MAX_SCANS = 1_000  # of a progressive JPEG, which has about ten; each runs over all pixels
 # How many pixels are decoded at once, whatever the number of threads: as many as the largest image
 # may have, for which Pillow takes up to 1.5 GB.
-_room = Room(1024**3 // 4 // 3)
+_room = Room(MAX_PIXELS)
 SMALL = 500_000  # pixels that need not ask, since that takes time
 LARGE = 4_000_000  # pixels, of which the memory is given back to the system at once
-BLOCK = 1 << 20  # pixels
+AVIF_BRANDS = {b"avif", b"avis"}
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1"}
 _T = Image.Transpose
 # How to bring an image with this EXIF orientation upright.
 UPRIGHT = {
@@ -53,7 +75,7 @@ def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
     """Decode one image file and squash it to `size` x `size` pixels.
 
     The first frame counts. The image is turned upright by its EXIF tag, transparency is laid
-    over white, and every colour mode becomes 8-bit RGB.
+    over white, and every colour mode becomes 8-bit RGB. Other metadata is not looked at.
 
     Returns the pixels, uint8 (3, size, size), contiguous, and the original height and width in
     pixels, upright. Raises `BadImage` for whatever is not a whole, sane image, and
@@ -66,11 +88,7 @@ def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        if blob[4:8] == b"ftyp":  # the box that HEIC, HEIF and AVIF begin with
-            raise BadImage("HEIC and AVIF are not read, convert it to JPEG") from None
-        raise BadImage("not an image that can be read") from None
-    except Image.DecompressionBombError:
-        raise BadImage("too many pixels") from None
+        raise BadImage(_unknown(blob)) from None
     except Exception as error:  # Pillow's decoders raise nearly every kind
         width, height = _webp_size(blob)  # its errors do not tell whether memory was lacking
         np.empty(12 * width * height, np.uint8)
@@ -91,38 +109,80 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
     width, height = _webp_size(blob)
     _check_pixels(width, height)  # Pillow would take 8 bytes for each before it looks
+    stripped = strip(blob)
     of_webp = width * height
-    with _room_for(of_webp), Image.open(io.BytesIO(blob), formats=FORMATS) as image:
+    with _room_for(of_webp), Image.open(io.BytesIO(stripped.blob), formats=FORMATS) as image:
         width, height = image.size
-        _check_pixels(width, height)
         if max(width, height) > MAX_SIDE:
             raise BadImage(f"too long a side ({width} x {height})")
-        if image.info.get("progressive") and blob.count(b"\xff\xda") > MAX_SCANS:
-            raise BadImage("too many scans")
-        pixels = _pixels_to_decode(image, size)
-        with _room_for(0 if of_webp else pixels):
-            result = _pixels(image, size)
-            if pixels > LARGE:
+        if image.format == "JPEG":
+            weight = _shrink_jpeg(image, size, stripped)
+        else:
+            weight = width * height
+            _check_pixels(width, height)
+        with _room_for(0 if of_webp else weight):
+            result = _pixels(image, (width, height), size, stripped)
+            if weight > LARGE:
                 image.close()
                 give_back_memory()
             return result
 
 
+def _pixels(
+    image: Image.Image, full: tuple[int, int], size: int, stripped: Stripped
+) -> tuple[np.ndarray, int, int]:
+    """Load an opened image, of `full` width and height; returns what `decode` returns."""
+    rgb = _to_rgb(image, stripped)
+    width, height = full
+    turned = stripped.orientation or orientation(
+        image.info.get("exif") or b"", image.info.get("xmp") or b""
+    )
+    if turned in UPRIGHT:
+        rgb = rgb.transpose(UPRIGHT[turned])
+        if turned >= 5:
+            width, height = height, width
+    return fit(rgb, size), height, width
+
+
+def _unknown(blob: bytes) -> str:
+    """Say why Pillow does not know this format."""
+    if blob[4:8] == b"ftyp":
+        end = min(int.from_bytes(blob[:4], "big"), 100)
+        brands = {blob[at : at + 4] for at in range(8, end, 4)}
+        if brands & AVIF_BRANDS and "AVIF" not in FORMATS:
+            return "AVIF needs a newer Pillow, or convert it to JPEG"
+        if brands & HEIF_BRANDS and "HEIF" not in FORMATS:
+            return "HEIC needs pillow-heif: pip install pillow-heif, or convert it to JPEG"
+    return "not an image that can be read"
+
+
 def _check_pixels(width: int, height: int) -> None:
-    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+    if width * height > MAX_PIXELS:
         raise BadImage(f"too many pixels ({width} x {height})")
+
+
+def _shrink_jpeg(image: Image.Image, size: int, stripped: Stripped) -> int:
+    """Have the decoder shrink by 2, 4 or 8 while it decodes, which costs nearly nothing.
+
+    What stays is at least twice the wanted size, so the resize still has detail to average.
+    Returns how many pixels take as much memory as decoding this file.
+    """
+    if image.info.get("progressive") and stripped.blob.count(b"\xff\xda") > MAX_SCANS:
+        raise BadImage("too many scans")
+    pixels = image.size[0] * image.size[1]
+    text = f"too many pixels ({image.size[0]} x {image.size[1]})"
+    image.draft(None, (2 * size, 2 * size))
+    weight = 8 * image.size[0] * image.size[1]  # as decoded, and as RGB
+    if not stripped.row_by_row:  # the decoder keeps all coefficients, of two bytes
+        weight += 2 * image.layers * pixels
+    # A block of 64 pixels takes two bits at least. A file that has not so many only claims.
+    if weight > MAX_BYTES or pixels > max(MAX_PIXELS, 256 * len(stripped.blob)):
+        raise BadImage(text)
+    return weight // 8
 
 
 def _room_for(pixels: int) -> contextlib.AbstractContextManager:
     return _room.take(pixels) if pixels > SMALL else contextlib.nullcontext()
-
-
-def _pixels_to_decode(image: Image.Image, size: int) -> int:
-    """Count the pixels that take memory: the decoder may shrink a JPEG (see `_pixels`)."""
-    width, height = image.size
-    shrinks = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
-    scale = min(width, height) // (2 * size) if shrinks else 1
-    return width * height // min(max(scale, 1), 8) ** 2
 
 
 def _webp_size(blob: bytes) -> tuple[int, int]:
@@ -141,69 +201,18 @@ def _webp_size(blob: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _pixels(image: Image.Image, size: int) -> tuple[np.ndarray, int, int]:
-    """Load an opened image; returns what `decode` returns."""
-    width, height = image.size
-    if image.format in ("JPEG", "MPO"):
-        # The decoder can shrink by 2, 4 or 8 for nearly nothing; what stays is at least
-        # twice the wanted size, so the resize below still has detail to average.
-        image.draft(None, (2 * size, 2 * size))
-        image.load()
-    else:
-        image.load()
-        width, height = image.size  # TIFF turns itself upright while loading
-    orientation = _orientation(image)
-    rgb = _to_rgb(image)
-    if orientation in UPRIGHT:
-        rgb = rgb.transpose(UPRIGHT[orientation])
-        if orientation >= 5:
-            width, height = height, width
-    return fit(rgb, size), height, width
-
-
-def _orientation(image: Image.Image) -> int:
-    """Read the EXIF orientation; 1 (upright) if the tag is absent or damaged."""
-    try:
-        return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except MemoryError:
-        raise
-    except Exception:  # damaged metadata does not spoil the pixels
-        return 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow as 8-bit RGB."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_deep_grey(np.asarray(image))).convert("RGB")
+def _to_rgb(image: Image.Image, stripped: Stripped) -> Image.Image:
+    """Load an opened image of any mode as 8-bit RGB."""
+    layout = deep.prepare(image)
+    image.load()
+    if stripped.grey_alpha or deep.is_grey(image):
+        return deep.grey(image, stripped).convert("RGB")
+    deep.deepen(image, layout, stripped)
     if image.has_transparency_data:
+        if image.mode == "La":  # Pillow knows no shorter way
+            image = image.convert("LA")
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
     return image.convert("RGB")
-
-
-def _deep_grey(values: np.ndarray) -> np.ndarray:
-    """Grey of more than 8 bits, (H, W), as uint8 (H, W), scaled and never clipped.
-
-    Integers are taken as 16-bit (65535 is white). Floats are taken as 0..1 or as 0..255, by
-    their range. What fits none of these is stretched from its smallest to its largest value.
-    """
-    whole = np.issubdtype(values.dtype, np.integer)
-    flat = values.reshape(-1)
-
-    def block(first: int) -> np.ndarray:  # all at once would take 25 bytes for each pixel
-        part = flat[first : first + BLOCK].astype(np.float64)
-        return np.nan_to_num(part, posinf=0.0, neginf=0.0)
-
-    starts = range(0, len(flat), BLOCK)
-    low = min(float(block(first).min()) for first in starts)
-    high = max(float(block(first).max()) for first in starts)
-    white = next((top for top in ((65535,) if whole else (1, 255)) if high <= top), None)
-    shift = 0.0
-    if low < 0 or white is None:
-        shift, white = low, (high - low) or 1.0
-    out = np.empty(flat.shape, np.uint8)
-    for first in starts:
-        out[first : first + BLOCK] = np.rint((block(first) - shift) * (255 / white))
-    return out.reshape(values.shape)

@@ -34,6 +34,7 @@ from data.cache import (
 )
 from data.classes import classify, describe
 from data.decode import FORMATS, BadImage
+from data.deep import notes
 from data.kinds import COPY, PassedOver
 from data.sources import DATA_DIR, Source, find_source
 from data.stored import HEADER_BYTES, StoredArray, npy_header, read_texts, write_array, write_texts
@@ -262,7 +263,10 @@ def _pack(
     try:
         packs = (_open_pack(pack, source, store_size) for pack in packs_in(cache))
         earlier = EarlierPhotos(list(filter(None, packs)))
+        notes()  # forget what was decoded before
         content = _read(found, store_size, temporary / "images.npy", earlier, progress)
+        for note in notes():
+            print(f"note        {note}", file=sys.stderr)
         if not content.names and not content.skipped:
             others = found.passed + content.passed
             raise UserError(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.decode import BadImage, decode
+from data import decode as module
+from data.decode import FORMATS, BadImage, decode
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -264,11 +265,57 @@ def huge_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-@pytest.mark.parametrize("side", [10_000, 60_000])  # Pillow itself warns of one, refuses the other
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [10_000, 60_000])
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_refused_before_it_is_loaded(side):
     with pytest.raises(BadImage, match="too many pixels"):
         decode(huge_png(side, side), 8)
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow does not read AVIF")
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_avif(mode):
+    check_a_phone_format("AVIF", mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_heic(mode):
+    """If pillow-heif is installed, which the project does not need."""
+    pytest.importorskip("pillow_heif")
+    check_a_phone_format("HEIF", mode)
+
+
+def check_a_phone_format(kind: str, mode: str) -> None:
+    """Nearly the pixels of a PNG, turned the same, and nothing but `BadImage` if it is cut."""
+    image = Image.fromarray(np.kron(noise(3, 4), np.ones((16, 16, 1), np.uint8))).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    for orientation in (1, 3, 6, 7):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        blob = encode(image, kind, quality=95, exif=exif.tobytes())
+        got, want = decode(blob, 12), decode(encode(image, "PNG", exif=exif), 12)
+        assert got[1:] == want[1:]
+        assert np.abs(got[0].astype(int) - want[0]).mean() < 6
+    blob = encode(image, kind, quality=95)  # the pixels come last
+    for length in range(1, len(blob), len(blob) // 10):
+        with pytest.raises(BadImage):
+            decode(blob[:length], 12)
+
+
+@pytest.mark.parametrize(
+    ("brand", "told"),
+    [
+        (b"heic", "HEIC needs pillow-heif: pip install pillow-heif, or convert it to JPEG"),
+        (b"mif1", "HEIC needs pillow-heif: pip install pillow-heif, or convert it to JPEG"),
+        (b"avif", "AVIF needs a newer Pillow, or convert it to JPEG"),
+        (b"mp42", "not an image that can be read"),
+    ],
+)
+def test_what_to_do_about_the_formats_of_phones(brand, told, monkeypatch):
+    monkeypatch.setattr(module, "FORMATS", ["JPEG", "PNG"])
+    with pytest.raises(BadImage, match=f"^{told}$"):
+        decode(b"\0\0\0\x18ftyp" + brand + bytes(4) + b"aaaabbbb" + bytes(100), 8)
 
 
 def test_memory_errors_are_not_the_files_fault(monkeypatch):

@@ -7,8 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
-from broken_photos import KINDS, claimed, empty_png, encode
+from broken_photos import KINDS, claimed, empty_png, encode, with_size
 from PIL import Image
 
 from data import decode as module
@@ -25,12 +26,12 @@ def peak_memory() -> int:
 
 def test_pillows_limit_of_pixels_is_kept():
     """The value in its documentation: a quarter of a gigabyte of RGB."""
-    assert module.Image.MAX_IMAGE_PIXELS == 1024**3 // 4 // 3
+    assert module.MAX_PIXELS == 1024**3 // 4 // 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("side", [9_500, 13_500, 16_383])  # Pillow warns of one, refuses the others
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_500, 13_500, 16_383])
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
 def test_a_size_beyond_the_limit_is_refused_in_every_format(kind, side):
     before = peak_memory()
     with pytest.raises(BadImage, match=r"too many pixels"):
@@ -45,10 +46,45 @@ def test_a_large_webp_is_refused_before_pillow_sees_it(monkeypatch, options):
     blob = encode(image, "WEBP", **options)
     assert module._webp_size(blob) == (37, 211)
     assert decode(blob, SIZE)[1:] == (211, 37)
-    monkeypatch.setattr(module.Image, "MAX_IMAGE_PIXELS", 37 * 211 - 1)
+    monkeypatch.setattr(module, "MAX_PIXELS", 37 * 211 - 1)
     monkeypatch.setattr(module.Image, "open", None)
     with pytest.raises(BadImage, match=r"^too many pixels \(37 x 211\)$"):
         decode(blob, SIZE)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"progressive": True}, marks=pytest.mark.hazard)]
+)
+def test_a_jpeg_of_108_megapixels_is_shrunk_while_it_is_decoded(options):
+    """A telephone's: 26 ms, and little memory unless all coefficients come first."""
+    small = Image.linear_gradient("L")
+    blob = encode(small.resize((12_000, 9_000), Image.Resampling.NEAREST), "JPEG", **options)
+    before = peak_memory()
+    got, height, width = decode(blob, SIZE)
+    assert (height, width) == (9_000, 12_000)
+    want = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    assert np.abs(got[0].astype(int) - want).max() <= 2
+    assert peak_memory() - before < (300_000_000 if options else 60_000_000)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
+def test_a_jpeg_that_only_claims_to_be_large_is_refused(options):
+    blob = encode(Image.new("RGB", (64, 64)), "JPEG", **options)
+    before, started = peak_memory(), time.process_time()
+    for side in (10_000, 20_000, 65_500):
+        with pytest.raises(BadImage, match=rf"^too many pixels \({side} x {side}\)$"):
+            decode(with_size(blob, side, side), SIZE)
+    assert peak_memory() - before < 10_000_000
+    assert time.process_time() - started < 1
+
+
+def test_a_jpeg_whose_coefficients_need_memory_is_refused_whatever_its_bytes():
+    """Of progressive ones all are kept: 25 GB here, for a file that would pass as sequential."""
+    blob = encode(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    before = peak_memory()
+    with pytest.raises(BadImage, match=r"^too many pixels"):
+        decode(with_size(blob, 65_500, 65_500) + bytes(20_000_000), SIZE)
+    assert peak_memory() - before < 80_000_000
 
 
 def test_a_long_thin_image_is_refused():
@@ -73,7 +109,7 @@ def test_few_pixels_are_decoded_at_once(monkeypatch, kind, side, at_once):
     """However many threads there are. A JPEG is shrunk while it is decoded."""
     running, most = [], []
 
-    def pixels(image, size):
+    def pixels(image, *_):
         running.append(image)
         most.append(len(running))
         time.sleep(0.02)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_photos import empty_png
+from broken_photos import empty_png, encode, with_size
 from photo_files import pets, png, pngs, write_tar, write_zip
 from PIL import Image
 
 from byol.errors import UserError
 from data import open_photos, walk
-from data.decode import BadImage
+from data.decode import BadImage, decode
 
 pytestmark = pytest.mark.hazard
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,6 +173,18 @@ def test_the_largest_images_take_a_gigabyte_and_a_half(form):
     )
     assert len(blob) < 400_000
     assert int(done.stdout) < PEAK
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 1}])
+def test_the_largest_jpeg_that_has_the_bytes_for_it_is_bounded(options):
+    """Four billion pixels, of which an eighth of each side is decoded."""
+    blob = with_size(encode(Image.new("RGB", (64, 64)), "JPEG", **options), 65_500, 65_500)
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.process_time()
+    with contextlib.suppress(BadImage):
+        decode(blob[:-2] + bytes(20_000_000) + b"\xff\xd9", 24)
+    assert time.process_time() - started < 30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before.ru_maxrss
+    assert peak * 1024 < 800_000_000
 
 
 WITH_LITTLE_MEMORY = """
