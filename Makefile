@@ -2,13 +2,14 @@
 # make test      lint and the quick tests
 # make hazards   kills, full disks, fuzz, bombs, pressure
 # make slow      what takes minutes
+# make oldest    the quick tests with the oldest versions that requirements.txt allows (3 GB)
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := demo/runs
 PROCESSES := 2
 SHELL := /bin/sh
 
-.PHONY: demo test hazards slow clean
+.PHONY: demo test hazards slow oldest clean
 .DELETE_ON_ERROR:
 
 .venv/.installed: requirements.txt
@@ -34,6 +35,15 @@ hazards: .venv/.installed
 
 slow: .venv/.installed
 	$(BIN)/python -m pytest -q -n $(PROCESSES) -m slow
+
+.venv-oldest/.installed: requirements.txt
+	$(PYTHON) -m venv .venv-oldest
+	sed 's/>=/==/' requirements.txt > .venv-oldest/requirements.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-oldest/requirements.txt
+	touch $@
+
+oldest: .venv-oldest/.installed
+	.venv-oldest/bin/python -m pytest -q -n $(PROCESSES)
 
 clean:
 	rm -rf demo .pytest_cache .ruff_cache
