@@ -11,7 +11,7 @@ import io
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -78,13 +78,13 @@ def grey(image: Image.Image, stripped: Stripped) -> Image.Image:
         values = values.view(np.int8)
     elif image.mode == "I" and bits == 32 and not signed:
         values = values.view(np.uint32)
-    low, high, scaled_up = _look(_blocks(values))
+    low, high = _range(_blocks(values))
     black = 0.0
     if image.mode == "F":
         white = next((top for top in (1, 255) if high <= top), None)
     else:
         top = (1 << bits - signed) - 1 if bits <= 16 else 65_535
-        white = _white(high, scaled_up, stripped.largest, top) if low >= 0 else None
+        white = _white(high, stripped.largest, top, lambda: _blocks(values)) if low >= 0 else None
     if low < 0 or white is None:
         black, white = low, (high - low) or 1.0
     pixels = _scale(values, black, white)
@@ -117,8 +117,10 @@ def deepen(image: Image.Image, layout: str, stripped: Stripped) -> None:
         def both(box: tuple[int, int, int, int]) -> np.ndarray:
             return np.asarray(image.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
 
-        _, high, scaled_up = _look(both(box)[..., :3] for box in boxes)
-        white = _white(high, scaled_up, stripped.largest, 65_535)
+        def colours() -> Iterator[np.ndarray]:
+            return (both(box)[..., :3] for box in boxes)
+
+        white = _white(_range(colours())[1], stripped.largest, 65_535, colours)
         if white == 65_535:
             return
         alpha = 65_535
@@ -145,24 +147,27 @@ def _finite(block: np.ndarray) -> np.ndarray:
     return np.nan_to_num(block.astype(np.float64), posinf=0.0, neginf=0.0)
 
 
-def _look(blocks: Iterator[np.ndarray]) -> tuple[float, float, bool]:
-    """Smallest and largest value, and whether all are values of 8 bits scaled up to 16."""
-    lows, highs, scaled_up = [], [], True
+def _range(blocks: Iterator[np.ndarray]) -> tuple[float, float]:
+    lows, highs = [], []
     for block in blocks:
-        finite = _finite(block)
-        lows.append(float(finite.min()))
-        highs.append(float(finite.max()))
-        scaled_up = scaled_up and not (finite % 257).any()
-    return min(lows), max(highs), scaled_up
+        finite = _finite(block) if block.dtype.kind == "f" else block
+        lows.append(finite.min().item())
+        highs.append(finite.max().item())
+    return min(lows), max(highs)
 
 
-def _white(high: float, scaled_up: bool, said: int, top: int) -> int | None:
-    """The value that is white, of integers from 0 to `top`; None if there are higher ones."""
+def _white(
+    high: float, said: int, top: int, blocks: Callable[[], Iterator[np.ndarray]]
+) -> int | None:
+    """The value that is white, of integers from 0 to `top`; None if there are higher ones.
+
+    Values of 8 bits that were scaled up to 16, all of them multiples of 257, have all 16.
+    """
     if high > top:
         return None
     most = max(high, said if said <= top else 0)
     white = next((narrow for narrow in NARROW if most <= narrow < top), top)
-    if white == top or scaled_up:
+    if white == top or not any((block % 257).any() for block in blocks()):
         return top
     with _lock:
         _stretched[white.bit_length()] += 1
@@ -176,16 +181,22 @@ def _alpha_white(high: int, white: int) -> int:
 
 def _scale(values: np.ndarray, black: float, white: float) -> np.ndarray:
     """Values as uint8 of the same shape."""
+
+    def shades(block: np.ndarray) -> np.ndarray:
+        return np.rint((_finite(block) - black) * (255 / white))
+
     pixels = np.empty(values.size, np.uint8)
+    table = None
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # faster
+        table = shades(np.arange(65_536)).clip(0, 255).astype(np.uint8)
     for first, block in zip(range(0, values.size, BLOCK), _blocks(values), strict=True):
-        pixels[first : first + BLOCK] = np.rint((_finite(block) - black) * (255 / white))
+        pixels[first : first + BLOCK] = shades(block) if table is None else table[block]
     return pixels.reshape(values.shape)
 
 
 def _over_white(values: np.ndarray, alpha: np.ndarray, said: int) -> Image.Image:
     """Grey and alpha of 16 bits as grey on white."""
-    _, high, scaled_up = _look(_blocks(values))
-    white = _white(high, scaled_up, said, 65_535)
+    white = _white(_range(_blocks(values))[1], said, 65_535, lambda: _blocks(values))
     opaque = _alpha_white(int(alpha.max()), white)
     pixels = np.empty(values.shape, np.uint8)
     for row, (shades, cover) in enumerate(zip(values, alpha, strict=True)):

@@ -154,7 +154,9 @@ BIG_WEBP = bytes.fromhex(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [(16, 0, 2), (8, 6, 4), (8, 4, 2), BIG_WEBP])
+@pytest.mark.parametrize(
+    "form", [(16, 0, 2), (8, 6, 4), (8, 4, 2), (16, 2, 6), (16, 4, 4), (16, 6, 8), BIG_WEBP]
+)
 def test_the_largest_images_take_a_gigabyte_and_a_half(form):
     """Grey of 16 bits, and transparency: the modes that need the most copies."""
     if isinstance(form, bytes):
@@ -171,7 +173,7 @@ def test_the_largest_images_take_a_gigabyte_and_a_half(form):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, input=blob, capture_output=True, check=True
     )
-    assert len(blob) < 400_000
+    assert len(blob) < 700_000
     assert int(done.stdout) < PEAK
 
 
