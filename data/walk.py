@@ -524,15 +524,15 @@ def _read_photo(stream: IO[bytes], name: str, size: int) -> bytes:
 
     Raises `NoPhoto` if its first bytes are those of something else, and its ending is no photo's.
     """
-    head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
-    kind = kind_of_bytes(head)
-    if kinds.is_own_picture(name, head):
-        raise NoPhoto(kinds.OWN_PICTURE)
-    if kind != PHOTO and not claims_photo(name):
-        raise NoPhoto(kind)
+    if not claims_photo(name):
+        kind = kind_of_bytes(stream.peek(HEAD_BYTES)[:HEAD_BYTES])
+        if kind != PHOTO:
+            raise NoPhoto(kind)
     _check_size(size)
     blob = stream.read(min(size, MAX_FILE_BYTES) + 1)
     _check_size(len(blob))
+    if kinds.is_own_picture(name, blob[:HEAD_BYTES]):
+        raise NoPhoto(kinds.OWN_PICTURE)
     return blob
 
 
