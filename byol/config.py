@@ -48,6 +48,7 @@ RENAMED = {
     "features": "representation",
 }
 GONE = ("compile", "first_epochs")
+NEW = {"classes_at": None}  # what earlier versions did, which did not have these settings
 MAY_DIFFER_ON_RESUME = {
     *("device", "amp", "deterministic", "cuda_graph", "photos_in", "data", "skip_broken"),
     *("log_every", "save_every", "save_within", "run_dir", "out", "resume", "overwrite"),
@@ -431,9 +432,12 @@ def _useless_flags(config) -> list[tuple[set[str], bool, str]]:
 
 
 def modern_settings(settings: dict) -> dict:
-    """Give the settings of an earlier version the names of today; leave out those that are gone."""
+    """Give the settings of an earlier version the names of today; leave out those that are gone.
+
+    Add those that are new, as they were without being settings.
+    """
     renamed = {RENAMED.get(key, key): value for key, value in settings.items()}
-    return {key: value for key, value in renamed.items() if key not in GONE}
+    return NEW | {key: value for key, value in renamed.items() if key not in GONE}
 
 
 def convert(value, hint, place: str, *, from_text: bool, none: str = ""):

@@ -329,7 +329,7 @@ def test_ctrl_c_while_the_encoder_is_written(pretrain, capsys, monkeypatch):
 
 
 def test_ctrl_c_outside_the_loop_is_one_sentence(pretrain, capsys, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train_byol, "open_photos", stop)

@@ -107,7 +107,7 @@ def test_a_stopped_run_is_not_lost_unasked(encoders, capsys):
     fails(capsys, classify("--run-dir", "run", "--resume", "--overwrite"), "exclude each other")
     fails(capsys, classify("--run-dir", "run", "--resume", "--lr", "0.1"), "lr was 0.001")
     shutil.copy(encoders / "1.pt", "byol.pt")  # trained anew under the same name
-    fails(capsys, classify("--run-dir", "run", "--resume"), "weights was")
+    fails(capsys, classify("--run-dir", "run", "--resume"), "other settings (other weights)")
     assert Path("run/last.pt").is_file()
     assert classify("--run-dir", "run", "--overwrite") == 0
     assert classify("--run-dir", "new") == 0
