@@ -16,6 +16,7 @@ from PIL import (  # noqa: F401
     GifImagePlugin,
     Image,
     JpegImagePlugin,
+    MpoImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
@@ -39,7 +40,7 @@ if features.check("avif"):
 if pillow_heif:
     FORMATS.append("HEIF")
     pillow_heif.register_heif_opener(decode_threads=1)
-# Pillow's remarks on odd metadata are not for the user, and its limit of pixels is `_check_size`.
+# Pillow's remarks on odd metadata are not for the user, and its limit of pixels is ours.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 Image.MAX_IMAGE_PIXELS = None
@@ -52,6 +53,7 @@ MAX_SCANS = 1_000  # of a progressive JPEG, which has about ten; each runs over 
 _room = Room(MAX_PIXELS)
 SMALL = 500_000  # pixels that need not ask, since that takes time
 LARGE = 4_000_000  # pixels, of which the memory is given back to the system at once
+SILENT = ("WEBP", "AVIF", "HEIF")  # their errors do not tell whether memory was lacking
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1"}
 _T = Image.Transpose
@@ -90,7 +92,7 @@ def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
     except UnidentifiedImageError:
         raise BadImage(_unknown(blob)) from None
     except Exception as error:  # Pillow's decoders raise nearly every kind
-        width, height = _webp_size(blob)  # its errors do not tell whether memory was lacking
+        width, height = _webp_size(blob)
         np.empty(12 * width * height, np.uint8)
         raise BadImage(f"cannot be decoded: {str(error)[:80] or type(error).__name__}") from error
 
@@ -115,13 +117,18 @@ def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
         width, height = image.size
         if max(width, height) > MAX_SIDE:
             raise BadImage(f"too long a side ({width} x {height})")
-        if image.format == "JPEG":
+        if image.format in ("JPEG", "MPO"):
             weight = _shrink_jpeg(image, size, stripped)
         else:
             weight = width * height
             _check_pixels(width, height)
         with _room_for(0 if of_webp else weight):
-            result = _pixels(image, (width, height), size, stripped)
+            try:
+                result = _pixels(image, (width, height), size, stripped)
+            except Exception:
+                if image.format in SILENT:
+                    np.empty(12 * weight, np.uint8)
+                raise
             if weight > LARGE:
                 image.close()
                 give_back_memory()
