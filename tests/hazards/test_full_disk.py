@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from photo_files import pets, write_zip
+from photo_files import pets, png, write_zip
 from processes import longest_file
 from refusals import fails
 
@@ -151,13 +151,15 @@ def test_packing_at_any_file(tmp_path, monkeypatch):
     (folder,) = cache.iterdir()
     sizes = sorted({(folder / name).stat().st_size for name in (*pack.FILES, "manifest.json")})
     assert len(sizes) > 5
-    for size in (0, 64, *(size - 1 for size in sizes)):
-        os.utime(archive, (size, size))  # it is packed anew
+    for number, size in enumerate((0, 64, *(size - 1 for size in sizes))):
+        # a photo more each time: it is packed anew, with the other photos out of the first pack
+        more = {f"PetImages/Dog/x{number}.png": png(1000 + number)}
+        archive = write_zip(tmp_path / "a.zip", content | more)
         with longest_file(size), pytest.raises(UserError, match="no room to pack") as caught:
             open_photos(str(archive), 8, progress=False)
         assert f"{cache} (File too large)" in str(caught.value)
         assert [path.name for path in cache.iterdir()] == [folder.name]
-    assert len(open_photos(str(archive), 8, progress=False).names) == 80
+    assert len(open_photos(str(archive), 8, progress=False).names) == 81
 
 
 def test_packing_on_a_disk_that_fills_up(tmp_path, monkeypatch, small_disk):
