@@ -76,18 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     random = Weights("random", config)
     check_classes(config, photos)
     tested = {p.labels: check_protocol(photos, config, p) for p in protocols}
-    blocks = ", ".join(f"{block} ({grid} x {grid})" for block, grid in config.blocks.items())
-    print(
-        f"data        {printable(photos.source)}: {len(photos.names):,} images of "
-        f"{len(photos.classes)} classes; tested on {', '.join(dict.fromkeys(tested.values()))}\n"
-        f"{photos.describe_classes()}\n"
-        f"encoders    {config.arch} ({config.stem} stem), {config.image_size} px: "
-        f"random weights, {printable(', '.join(f'{w.name} ({w.config.init})' for w in judged))}\n"
-        f"combined    avgpool, {blocks}\n"
-        f"device      {describe(device, amp)}\n"
-        f"results     {printable(str(out))}",
-        flush=True,
-    )
+    print(describe_run(photos, tested, config, judged, describe(device, amp), out), flush=True)
     about = {
         "checkpoints": [describe_weights(weights) for weights in judged],
         "data": config.data,
@@ -101,24 +90,14 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- frozen: the features of all images once, then each label count and draw of the labels
     started = time.perf_counter()
-    extract = FeatureExtractor(
-        image_size=config.image_size, mean=config.mean, std=config.std, device=device, amp=amp,
-        inner_blocks=config.blocks,
-    )  # fmt: skip
-    rows = (photos.labels >= 0).nonzero()[0]
     for weights in (random, *judged):
         for seed in range(max(p.seeds for p in protocols) if weights is random else 1):
-            torch.manual_seed(seed)
-            encoder = weights.encoder or Encoder(config.arch, config.stem)
-            prepare(encoder, device)
-            what = f"features, {printable(weights.name)}"
-            values = extract(encoder, photos, rows, what)
-            bank = FeatureBank(values, rows, photos.labels, encoder.widths(config.blocks))
+            bank = extract_bank(weights, seed, photos, config, device, amp)
             for protocol in protocols:
                 for draw in protocol.draws(weights, seed):
                     split = split_of(photos, config, protocol, draw)
                     judge_frozen(cells, bank, photos, split, weights, protocol, draw)
-            values = bank = None  # they are large, and the next ones come
+            bank = None  # it is large, and the next one comes
     about["seconds_frozen"] = round(time.perf_counter() - started)
     page.write(out, "unfinished", cells, about)
 
@@ -218,6 +197,35 @@ def describe_weights(weights: Weights) -> dict:
         "sha256": weights.digest,
         "config": weights.pretrained["config"],
     }
+
+
+def describe_run(photos, tested: dict, config, judged, device: str, out: Path) -> str:
+    """Write the banner."""
+    blocks = ", ".join(f"{block} ({grid} x {grid})" for block, grid in config.blocks.items())
+    return (
+        f"data        {printable(photos.source)}: {len(photos.names):,} images of "
+        f"{len(photos.classes)} classes; tested on {', '.join(dict.fromkeys(tested.values()))}\n"
+        f"{photos.describe_classes()}\n"
+        f"encoders    {config.arch} ({config.stem} stem), {config.image_size} px: "
+        f"random weights, {printable(', '.join(f'{w.name} ({w.config.init})' for w in judged))}\n"
+        f"combined    avgpool, {blocks}\n"
+        f"device      {device}\n"
+        f"results     {printable(str(out))}"
+    )
+
+
+def extract_bank(weights: Weights, seed: int, photos, config, device, amp) -> FeatureBank:
+    """Compute the features of all photos that have a class; `seed` draws random weights."""
+    torch.manual_seed(seed)
+    encoder = weights.encoder or Encoder(config.arch, config.stem)
+    prepare(encoder, device)
+    extract = FeatureExtractor(
+        image_size=config.image_size, mean=config.mean, std=config.std, device=device, amp=amp,
+        inner_blocks=config.blocks,
+    )  # fmt: skip
+    rows = (photos.labels >= 0).nonzero()[0]
+    values = extract(encoder, photos, rows, f"features, {printable(weights.name)}")
+    return FeatureBank(values, rows, photos.labels, encoder.widths(config.blocks))
 
 
 def judge_frozen(cells, bank, photos, split, weights, protocol, draw) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
+from pathlib import Path
 
+from photo_files import pngs
 from PIL import Image
 
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -64,3 +67,18 @@ def empty_png(width: int, height: int, depth: int, colour: int, row: int) -> byt
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         chunk(kind, part) for kind, part in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
     )
+
+
+NAMES = [f"{i}.png" for i in range(30)]
+
+
+def zip_of(path: Path, content: dict[str, bytes], method: int, claim: int | None = None) -> Path:
+    """Good photos and `content` packed by `method`, each claiming to be `claim` bytes long."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, blob in pngs(*NAMES).items():
+            archive.writestr(name, blob)
+        for name, blob in content.items():
+            archive.writestr(name, blob, method)
+        for name in content if claim is not None else ():
+            archive.getinfo(name).file_size = claim  # written into the directory at the end
+    return path

@@ -190,11 +190,11 @@ def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags:
     if not pretrained:
         return
     fingerprint = pretrained["data_fingerprint"]
-    if photos.has_names_of(fingerprint) or config.data == pretrained["config"]["data"]:
+    same_names = photos.has_names_of(fingerprint)
+    if same_names or config.data == pretrained["config"]["data"]:
         _inherit(config, pretrained, flags, ("labels", "holdout", "split_seed"))
         if not photos.is_known_as(fingerprint):
-            names = photos.has_names_of(fingerprint)
-            seen = "" if names else ", so it may have seen some that are tested on now"
+            seen = "" if same_names else ", so it may have seen some that are tested on now"
             print(
                 f"note        --data {printable(config.data)} is not as it was when "
                 f"{printable(config.init)} learned from it: photos came, went or changed{seen}",

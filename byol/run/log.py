@@ -85,11 +85,14 @@ class MetricsFile:
         with naming(self._path):
             os.fsync(self._file.fileno())
 
+    def close(self) -> None:
+        self._file.close()
+
     def __enter__(self) -> MetricsFile:
         return self
 
     def __exit__(self, *_) -> None:
-        self._file.close()
+        self.close()
 
 
 class PretrainLog:
@@ -136,7 +139,7 @@ class PretrainLog:
         return self
 
     def __exit__(self, *_) -> None:
-        self.file.__exit__()
+        self.file.close()
         self.bar.close()
 
     @contextlib.contextmanager
@@ -314,7 +317,7 @@ class ClassifierLog:
         return self
 
     def __exit__(self, *_) -> None:
-        self.file.__exit__()
+        self.file.close()
         self.bar.close()
 
     @contextlib.contextmanager

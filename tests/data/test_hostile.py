@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from broken_photos import NAMES, zip_of
 from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
 
 import train_byol
@@ -22,7 +23,6 @@ from data import open_photos, pack, walk
 from data.decode import BadImage
 
 pytestmark = pytest.mark.usefixtures("cache")
-NAMES = [f"{i}.png" for i in range(30)]
 
 
 def opened(path, size=8):
@@ -36,18 +36,6 @@ def refused(path, reason: str) -> None:
 
 
 # ---- zip ----
-
-
-def zip_of(path: Path, content: dict[str, bytes], method: int, claim: int | None = None) -> Path:
-    """Good photos and `content` packed by `method`, each claiming to be `claim` bytes long."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, blob in pngs(*NAMES).items():
-            archive.writestr(name, blob)
-        for name, blob in content.items():
-            archive.writestr(name, blob, method)
-        for name in content if claim is not None else ():
-            archive.getinfo(name).file_size = claim  # written into the directory at the end
-    return path
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])

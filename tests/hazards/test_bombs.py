@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_photos import empty_png, encode, with_size
-from photo_files import pets, png, pngs, write_tar, write_zip
+from broken_photos import empty_png, encode, with_size, zip_of
+from photo_files import pets, png, write_tar, write_zip
 from PIL import Image, features
 
 from byol.errors import UserError
@@ -22,7 +22,6 @@ from data.decode import BadImage, decode
 
 pytestmark = pytest.mark.hazard
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = [f"{i}.png" for i in range(30)]
 PEAK = 1_600_000_000  # of the largest image that Pillow allows
 
 
@@ -60,18 +59,6 @@ def peak_in_child(path: Path, *, seconds: float, ends_with: str = "") -> int:
 
 
 # ---- archives ----
-
-
-def zip_of(path: Path, content: dict[str, bytes], method: int, claim: int | None = None) -> Path:
-    """Good photos and `content` packed by `method`, each claiming to be `claim` bytes long."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, blob in pngs(*NAMES).items():
-            archive.writestr(name, blob)
-        for name, blob in content.items():
-            archive.writestr(name, blob, method)
-        for name in content if claim is not None else ():
-            archive.getinfo(name).file_size = claim  # written into the directory at the end
-    return path
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
