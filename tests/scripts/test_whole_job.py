@@ -92,7 +92,7 @@ def accuracy_with_torchvision(saved: dict, folder: Path) -> float:
 
 
 def test_what_is_written_can_be_used_without_the_project(root, pretrained, classify, tmp_path):
-    """The lines of docs/own_photos.md, on a photo of the stored size, give the project's scores."""
+    """The lines of docs/weights.md, on a photo of the stored size, give the project's scores."""
     draw = np.random.default_rng(0)
     for number in range(12):
         file = tmp_path / "square" / "ab"[number % 2] / f"{number}.png"
@@ -102,7 +102,7 @@ def test_what_is_written_can_be_used_without_the_project(root, pretrained, class
     square = ["--data", str(tmp_path / "square"), "--labels", "8"]
     assert classify("--init", "byol.pt", "--freeze", *square) == 0
     shutil.copy(file, "photo.jpg")
-    page = (root / "docs" / "own_photos.md").read_text()
+    page = (root / "docs" / "weights.md").read_text()
     code = page[page.index('    content = torch.load("byol.pt"') :]
     lines = [line[4:] for line in code.partition("\n## ")[0].splitlines() if line[:4] == " " * 4]
     known = {"torch": torch, "torchvision": torchvision, "Image": Image}
@@ -122,9 +122,9 @@ def test_what_is_written_can_be_used_without_the_project(root, pretrained, class
 def test_the_lines_for_use_in_python_give_the_same_classes(
     root, narrow_encoder, narrow_run, photos, classify
 ):
-    """Those of docs/own_photos.md: as many probabilities as classes, which add up to 1."""
+    """Those of docs/weights.md: as many probabilities as classes, which add up to 1."""
     assert classify("--init", str(narrow_run.folder / "byol.pt"), "--freeze") == 0
-    page = (root / "docs" / "own_photos.md").read_text()
+    page = (root / "docs" / "weights.md").read_text()
     code = page[page.index("    from byol.evaluation.classifier import Classifier") :]
     lines = [line[4:] for line in code.partition("\n## ")[0].splitlines() if line[:4] == " " * 4]
     known = {"np": np}

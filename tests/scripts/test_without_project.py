@@ -1,4 +1,4 @@
-"""The lines of docs/own_photos.md to use without the project show a network the same photo."""
+"""The lines of docs/weights.md to use without the project show a network the same photo."""
 
 import io
 
@@ -50,7 +50,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def lines(root) -> str:
-    page = (root / "docs" / "own_photos.md").read_text()
+    page = (root / "docs" / "weights.md").read_text()
     code = page[page.index("    import numpy as np\n    from PIL import Image, ImageOps") :]
     return "\n".join(
         line[4:] for line in code.partition("\n## ")[0].splitlines() if line[:4] == " " * 4
