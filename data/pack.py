@@ -340,7 +340,7 @@ def _read(
 
     The rows of earlier photos are left as holes: nothing is written if all is there already.
     """
-    content, copies = _Content(), Copies()
+    content, copies, hole = _Content(), Copies(), True  # a hole for the header
     with (
         open(path, "wb") as file,
         contextlib.closing(_load_all(found, store_size, earlier)) as results,
@@ -366,10 +366,12 @@ def _read(
             if result.pixels is None:
                 place = earlier.find(result.digest)
                 size = earlier.sizes[place].tolist()
+                hole = True
             else:
-                file.seek(_offset(len(content.names), store_size))
+                if hole:  # a seek costs the writer its buffer
+                    file.seek(_offset(len(content.names), store_size))
                 file.write(result.pixels)
-                place, size = -1, (result.height, result.width)
+                place, size, hole = -1, (result.height, result.width), False
             content.names.append(result.name)
             content.sizes.extend(size)
             content.digests += result.digest
