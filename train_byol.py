@@ -109,7 +109,7 @@ def describe_run(config: PretrainConfig, model: BYOL, schedule, device: str, bat
         f"model       {config.arch} ({config.stem} stem), {of_encoder:.1f} M weights; "
         f"{trained:.1f} M with the heads on {', '.join(model.outputs)}\n"
         f"device      {device}{place}\n"
-        f"views       {config.view_side} px, from {config.stored_side} px, recipe "
+        f"views       {config.view_side} px, from {batches.photos.describe_shape()} px, recipe "
         f"{config.recipe}{changes}\n"
         f"schedule    {schedule}\n"
         f"optimizer   {config.optimizer}, rate {config.base_lr:g} x {config.batch_size}/256 = "

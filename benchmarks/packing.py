@@ -43,7 +43,7 @@ def write_photos(data: str, count: int, folder: Path) -> int:
             if written == count:
                 break
             try:
-                pixels = item.load(WIDTH).pixels
+                pixels = item.load((WIDTH, WIDTH)).pixels
             except BadImage:
                 continue
             path = folder / f"{written:06}.jpg"

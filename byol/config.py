@@ -98,7 +98,11 @@ class Shared:
         150, "views", "side in pixels of the images that a classifier sees", low=8, high=1024
     )
     store_size: int | None = option(
-        None, "views", "side of the stored photos (default: 1.2 x image size)", low=8, high=2048
+        None,
+        "views",
+        "short side of the stored photos (default: 1.2 x image size)",
+        low=8,
+        high=2048,
     )
     mean: list[float] = option(
         [0.485, 0.456, 0.406], "views", "normalisation: mean of R, G, B in 0..1"

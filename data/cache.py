@@ -124,7 +124,7 @@ def describe_size(packs: list[Path]) -> str:
 
 
 class EarlierPhotos:
-    """The photos of earlier packs of one stored side, as one long list, found by their digests."""
+    """The photos of earlier packs of one stored shape, as one long list, found by their digests."""
 
     def __init__(self, packs: list):
         """packs: a `Photos` of each."""
@@ -150,7 +150,7 @@ class EarlierPhotos:
         return None
 
     def pixels(self, place: int) -> np.ndarray:
-        """Read the stored photo, uint8 (3, S, S), at this place of the list."""
+        """Read the stored photo, uint8 (3, H, W), at this place of the list."""
         pack = int(self._ends.searchsorted(place, "right")) - 1
         return self._packs[pack].images[place - int(self._ends[pack])]
 

@@ -1,4 +1,4 @@
-"""Turn the bytes of one image file into a square 8-bit RGB array."""
+"""Turn the bytes of one image file into an 8-bit RGB array of the stored shape."""
 
 from __future__ import annotations
 
@@ -73,20 +73,21 @@ class BadImage(Exception):
     """This file cannot be used; the text is a short reason."""
 
 
-def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
-    """Decode one image file and squash it to `size` x `size` pixels.
+def decode(blob: bytes, shape: int | tuple[int, int]) -> tuple[np.ndarray, int, int]:
+    """Decode one image file and squash it into the stored shape (H, W); a number is a square.
 
     The first frame counts. The image is turned upright by its EXIF tag, transparency is laid
-    over white, and every colour mode becomes 8-bit RGB. Other metadata is not looked at.
+    over white, and every colour mode becomes 8-bit RGB. Other metadata is not looked at. If W is
+    above H, an image that is taller than wide is stored transposed.
 
-    Returns the pixels, uint8 (3, size, size), contiguous, and the original height and width in
+    Returns the pixels, uint8 (3, H, W), contiguous, and the original height and width in
     pixels, upright. Raises `BadImage` for whatever is not a whole, sane image, and
     `MemoryError`.
     """
     if not blob:
         raise BadImage("empty file")
     try:
-        return _decode(blob, size)
+        return _decode(blob, (shape, shape) if isinstance(shape, int) else shape)
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -97,18 +98,41 @@ def decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
         raise BadImage(f"cannot be decoded: {str(error)[:80] or type(error).__name__}") from error
 
 
-def fit(image: Image.Image, size: int) -> np.ndarray:
-    """Squash an RGB image to uint8 (3, size, size), antialiased; no change if it fits."""
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
+def read_size(blob: bytes) -> tuple[int, int]:
+    """Read height and width from the header alone, as before EXIF turns them.
+
+    Raises `BadImage` if they cannot be read.
+    """
+    width, height = _webp_size(blob)
+    try:
+        if not width:
+            with Image.open(io.BytesIO(strip(blob).blob), formats=FORMATS) as image:
+                width, height = image.size
+    except Exception as error:  # as in `decode`, which will say more of it
+        raise BadImage("no header that can be read") from error
+    return height, width
+
+
+def fit(image: Image.Image, shape: tuple[int, int], tall: bool) -> np.ndarray:
+    """Squash an RGB image to uint8 (3, H, W), antialiased; no change if it fits.
+
+    If W is above H, a `tall` image is transposed.
+    """
+    height, width = shape
+    turned = tall and height != width
+    wanted = (height, width) if turned else (width, height)
+    if image.size != wanted:
+        image = image.resize(wanted, Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
-    planes = np.empty((3, size, size), np.uint8)
+    if turned:
+        pixels = pixels.swapaxes(0, 1)
+    planes = np.empty((3, height, width), np.uint8)
     for channel in range(3):  # faster than one transposing copy
         planes[channel] = pixels[..., channel]
     return planes
 
 
-def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
+def _decode(blob: bytes, shape: tuple[int, int]) -> tuple[np.ndarray, int, int]:
     width, height = _webp_size(blob)
     _check_pixels(width, height)  # Pillow would take 8 bytes for each before it looks
     stripped = strip(blob)
@@ -118,13 +142,13 @@ def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
         if max(width, height) > MAX_SIDE:
             raise BadImage(f"too long a side ({width} x {height})")
         if image.format in ("JPEG", "MPO"):
-            weight = _shrink_jpeg(image, size, stripped)
+            weight = _shrink_jpeg(image, shape, stripped)
         else:
             weight = width * height
             _check_pixels(width, height)
         with _room_for(0 if of_webp else weight):
             try:
-                result = _pixels(image, (width, height), size, stripped)
+                result = _pixels(image, (width, height), shape, stripped)
             except Exception:
                 if image.format in SILENT:
                     np.empty(12 * weight, np.uint8)
@@ -136,7 +160,7 @@ def _decode(blob: bytes, size: int) -> tuple[np.ndarray, int, int]:
 
 
 def _pixels(
-    image: Image.Image, full: tuple[int, int], size: int, stripped: Stripped
+    image: Image.Image, full: tuple[int, int], shape: tuple[int, int], stripped: Stripped
 ) -> tuple[np.ndarray, int, int]:
     """Load an opened image, of `full` width and height; returns what `decode` returns."""
     rgb = _to_rgb(image, stripped)
@@ -148,7 +172,7 @@ def _pixels(
         rgb = rgb.transpose(UPRIGHT[turned])
         if turned >= 5:
             width, height = height, width
-    return fit(rgb, size), height, width
+    return fit(rgb, shape, height > width), height, width
 
 
 def _unknown(blob: bytes) -> str:
@@ -168,7 +192,7 @@ def _check_pixels(width: int, height: int) -> None:
         raise BadImage(f"too many pixels ({width} x {height})")
 
 
-def _shrink_jpeg(image: Image.Image, size: int, stripped: Stripped) -> int:
+def _shrink_jpeg(image: Image.Image, shape: tuple[int, int], stripped: Stripped) -> int:
     """Have the decoder shrink by 2, 4 or 8 while it decodes, which costs nearly nothing.
 
     What stays is at least twice the wanted size, so the resize still has detail to average.
@@ -178,7 +202,8 @@ def _shrink_jpeg(image: Image.Image, size: int, stripped: Stripped) -> int:
         raise BadImage("too many scans")
     pixels = image.size[0] * image.size[1]
     text = f"too many pixels ({image.size[0]} x {image.size[1]})"
-    image.draft(None, (2 * size, 2 * size))
+    short, long = 2 * shape[0], 2 * shape[1]  # the long side lies along W
+    image.draft(None, (long, short) if image.width >= image.height else (short, long))
     weight = 8 * image.size[0] * image.size[1]  # as decoded, and as RGB
     if not stripped.row_by_row:  # the decoder keeps all coefficients, of two bytes
         weight += 2 * image.layers * pixels

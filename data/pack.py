@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -36,6 +37,7 @@ from data.classes import classify, describe
 from data.decode import FORMATS, BadImage
 from data.deep import notes
 from data.kinds import COPY, PassedOver
+from data.shape import describe_shape, guess_shape, stored_shape
 from data.sources import DATA_DIR, Source, find_source
 from data.stored import HEADER_BYTES, StoredArray, npy_header, read_texts, write_array, write_texts
 from data.walk import Copies, Item, Loaded, NoPhoto, Passed
@@ -64,7 +66,8 @@ FILES = (  # of a pack, beside manifest.json
 class Photos:
     """All usable images of a source at one size, from its pack.
 
-    images: uint8 (N, 3, S, S), RGB planes, read from their file row by row
+    images: uint8 (N, 3, H, W), RGB planes, read from their file row by row; if W is above H, photos
+        that are taller than wide are transposed
     names: '/'-separated path of each image inside the source
     labels: int64 (N,), an index into `classes`, -1 if the image has no class
     classes: sorted class names
@@ -73,7 +76,7 @@ class Photos:
     skipped: (name, reason) of each file that could not be used
     source: what was asked for
     fingerprint: SHA-256 over the sorted names, "-", and SHA-256 over the digests in this order; the
-        same on every machine and at every stored side
+        same on every machine and in every stored shape
     by_name: int64 (N,), all rows in the order of their names
     digests: uint8 (N, 32), SHA-256 of each image's file
     test_folders: the folders whose images are for the test, with their numbers
@@ -102,6 +105,15 @@ class Photos:
     def folder(self) -> Path:
         """The folder of the pack."""
         return self.images.path.parent
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the stored photos."""
+        return self.images.shape[2:]
+
+    def describe_shape(self) -> str:
+        """Write the stored shape in pixels, as "180" or "180 x 320"."""
+        return describe_shape(self.shape)
 
     def describe_classes(self) -> str:
         """Write the line of a banner on classes, test folders, and what was passed over."""
@@ -144,10 +156,11 @@ def open_photos(
     skip_broken: bool = False,
     progress: bool = True,
 ) -> Photos:
-    """Open `source` (a known name, a folder or an archive) at `store_size` pixels square.
+    """Open `source` (a known name, a folder or an archive), stored `store_size` pixels high.
 
-    The first call packs it into the cache ($BYOL_CACHE, or data/packed), later ones only open
-    the pack. Lines on stderr tell of skipped files, and of folders that may be meant otherwise.
+    The stored photos are squares, or wider if many of them are long (data/shape.py). The first
+    call packs them into the cache ($BYOL_CACHE, or data/packed), later ones only open the pack.
+    Lines on stderr tell of skipped files, and of folders that may be meant otherwise.
     classes_at: which folder names the class, if the rules of data/classes.py do not fit. Raises
     `UserError` if the source cannot be found or used, if too many files are broken (not with
     `skip_broken`), or if the cache cannot be written.
@@ -156,7 +169,7 @@ def open_photos(
         raise UserError(f"a store size of {store_size} pixels makes no image; give 1 or more")
     found = find_source(source, progress)
     cache = Path(os.environ.get("BYOL_CACHE") or DATA_DIR / "packed").expanduser().resolve()
-    listing = _key(store_size, ",".join(FORMATS), found.identity)
+    listing = _key(str(store_size), ",".join(FORMATS), found.identity)
     photos = _open_listed(cache, listing, source, store_size)
     if photos is None:
         pack, passed = _pack(found, source, store_size, cache, progress)
@@ -198,9 +211,9 @@ def _take_classes(photos: Photos, classes_at: int) -> None:
     photos.test_folders, photos.notes = layout.test_folders, layout.notes
 
 
-def _key(store_size: int, *texts: str) -> str:
+def _key(*texts: str) -> str:
     """Make a name of a pack or of a listing, from all that decides what is in it."""
-    text = "\n".join((str(PACK_VERSION), str(store_size), *texts))
+    text = "\n".join((str(PACK_VERSION), *texts))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -225,17 +238,19 @@ def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
         if (manifest["version"], manifest["store_size"]) != (PACK_VERSION, store_size):
             return None
         n = manifest["count"]
-        shape = (n, 3, store_size, store_size)
         for name in FILES:
             if (folder / name).stat().st_size != manifest["bytes"][name]:
                 return None
+        sizes = StoredArray(folder / "sizes.npy", np.int32, (n, 2)).read_all()
+        # Earlier versions stored long photos as squares too: that is no array of this shape.
+        shape = (n, 3, *stored_shape(sizes, store_size))
         return Photos(
             images=StoredArray(folder / "images.npy", np.uint8, shape),
             names=read_texts(folder, "names", n),
             labels=StoredArray(folder / "labels.npy", np.int64, (n,)).read_all(),
             classes=manifest["classes"],
             is_test=StoredArray(folder / "is_test.npy", np.bool_, (n,)).read_all(),
-            sizes=StoredArray(folder / "sizes.npy", np.int32, (n, 2)).read_all(),
+            sizes=sizes,
             skipped=read_texts(folder, "skipped", manifest["skipped"], 2),
             source=source,
             fingerprint=manifest["fingerprint"],
@@ -261,10 +276,20 @@ def _pack(
     """
     temporary = make_temporary(cache)
     try:
-        packs = (_open_pack(pack, source, store_size) for pack in packs_in(cache))
-        earlier = EarlierPhotos(list(filter(None, packs)))
-        notes()  # forget what was decoded before
-        content = _read(found, store_size, temporary / "images.npy", earlier, progress)
+        packs = [_open_pack(pack, source, store_size) for pack in packs_in(cache)]
+        wanted, shape = guess_shape(found, store_size), None
+        while shape != wanted:  # once, unless the guess was wrong
+            if shape:
+                print(
+                    f"note        the first guess, {describe_shape(shape)} px, does not fit the "
+                    "shapes of all photos: they are decoded again",
+                    file=sys.stderr,
+                )
+            shape = wanted
+            earlier = EarlierPhotos([pack for pack in packs if pack and pack.shape == shape])
+            notes()  # forget what was decoded before
+            content = _read(found, shape, temporary / "images.npy", earlier, progress)
+            wanted = stored_shape(content.size_array(), store_size)
         for note in notes():
             print(f"note        {note}", file=sys.stderr)
         if not content.names and not content.skipped:
@@ -273,14 +298,15 @@ def _pack(
                 f"--data {printable(source)} holds no images that can be read"
                 f"{f', but {others}' if others else ''}; {others.remedy()}"
             )
-        key = _key(store_size, content.fingerprint, *sorted(map("\0".join, content.skipped)))
+        skipped = sorted(map("\0".join, content.skipped))
+        key = _key(describe_shape(shape), content.fingerprint, *skipped)
         if photos := _open_first(with_content(cache, key), source, store_size):
             return photos.folder, content.passed  # a listing that was not known: all is there
         final = cache / f"{found.title}-{key}"
-        _fill(content, found, source, store_size, earlier, temporary)
+        _fill(content, found, source, shape, earlier, temporary)
         _publish(temporary, final, source, store_size)
         if progress:
-            _tell_of_packs(final, found, store_size, content, earlier)
+            _tell_of_packs(final, found, shape, content, earlier)
         return final, content.passed
     except OSError as error:
         if error.errno not in NO_ROOM:
@@ -324,6 +350,10 @@ class _Content:
     by_name: list[int] = field(default_factory=list)
     fingerprint: str = ""
 
+    def size_array(self) -> np.ndarray:
+        """Give the sizes as int32 (N, 2)."""
+        return np.array(self.sizes, np.int32).reshape(-1, 2)
+
     def finish(self) -> None:
         """Work out `by_name` and `fingerprint`."""
         self.by_name = sorted(range(len(self.names)), key=self.names.__getitem__)
@@ -334,7 +364,7 @@ class _Content:
 
 
 def _read(
-    found: Source, store_size: int, path: Path, earlier: EarlierPhotos, progress: bool
+    found: Source, shape: tuple[int, int], path: Path, earlier: EarlierPhotos, progress: bool
 ) -> _Content:
     """Read all files; decode those that are not among the `earlier` photos into the array `path`.
 
@@ -343,9 +373,9 @@ def _read(
     content, copies, hole = _Content(), Copies(), True  # a hole for the header
     with (
         open(path, "wb") as file,
-        contextlib.closing(_load_all(found, store_size, earlier)) as results,
+        contextlib.closing(_load_all(found, shape, earlier)) as results,
         tqdm(
-            desc=f"packing {found.title} at {store_size} px",
+            desc=f"packing {found.title} at {describe_shape(shape)} px",
             total=found.count(),
             unit=" images",
             disable=not progress,
@@ -369,7 +399,7 @@ def _read(
                 hole = True
             else:
                 if hole:  # a seek costs the writer its buffer
-                    file.seek(_offset(len(content.names), store_size))
+                    file.seek(_offset(len(content.names), shape))
                 file.write(result.pixels)
                 place, size, hole = -1, (result.height, result.width), False
             content.names.append(result.name)
@@ -380,33 +410,33 @@ def _read(
     return content
 
 
-def _offset(row: int, store_size: int) -> int:
+def _offset(row: int, shape: tuple[int, int]) -> int:
     """Where a row begins in the file of the images."""
-    return HEADER_BYTES + row * 3 * store_size**2
+    return HEADER_BYTES + row * 3 * math.prod(shape)
 
 
 def _fill(
     content: _Content,
     found: Source,
     source: str,
-    store_size: int,
+    shape: tuple[int, int],
     earlier: EarlierPhotos,
     folder: Path,
 ) -> None:
     """Complete the `FILES` and manifest.json of a pack in `folder`, which has the decoded rows."""
-    names, skipped = content.names, content.skipped
+    names, skipped, (height, width) = content.names, content.skipped, shape
     with open(folder / "images.npy", "r+b") as file:
-        file.write(npy_header(np.uint8, (len(names), 3, store_size, store_size)))
+        file.write(npy_header(np.uint8, (len(names), 3, *shape)))
         for row, place in enumerate(content.places):
             if place >= 0:
-                file.seek(_offset(row, store_size))
+                file.seek(_offset(row, shape))
                 file.write(earlier.pixels(place))
         file.flush()
         os.fsync(file.fileno())
     layout = classify(names)
     write_array(folder / "labels.npy", layout.labels)
     write_array(folder / "is_test.npy", layout.is_test)
-    write_array(folder / "sizes.npy", np.array(content.sizes, np.int32).reshape(-1, 2))
+    write_array(folder / "sizes.npy", content.size_array())
     digests = np.frombuffer(content.digests, np.uint8).reshape(-1, DIGEST_BYTES)
     write_array(folder / "digests.npy", digests)
     write_array(folder / "by_name.npy", np.array(content.by_name, np.int64))
@@ -418,7 +448,8 @@ def _fill(
         "version": PACK_VERSION,
         "source": source,
         "place": found.place,
-        "store_size": store_size,
+        "store_size": height,
+        **({} if height == width else {"width": width}),
         "count": len(names),
         "skipped": len(skipped),
         "fingerprint": content.fingerprint,
@@ -431,7 +462,7 @@ def _fill(
 
 
 def _tell_of_packs(
-    pack: Path, found: Source, store_size: int, content: _Content, earlier: EarlierPhotos
+    pack: Path, found: Source, shape: tuple[int, int], content: _Content, earlier: EarlierPhotos
 ) -> None:
     """Say where the packed photos lie, and which packs may be removed, with the command."""
     print(
@@ -441,13 +472,22 @@ def _tell_of_packs(
     )
     copied = np.array(content.places, np.int64)
     others = set(earlier.similar_packs(copied[copied >= 0], len(copied)))
+    height, width = shape
+    reshaped = False
     for other in packs_in(pack.parent):
         manifest = read_manifest(other)
         same_place = manifest.get("place") == found.place
-        same_size = manifest.get("store_size") == store_size
+        same_size = manifest.get("store_size") == height
         of_other_version = manifest.get("version", PACK_VERSION) != PACK_VERSION
         if of_other_version or (same_place and same_size):
             others.add(other)
+            reshaped |= same_place and same_size and manifest.get("width", height) != width
+    if reshaped and (copied < 0).all():
+        print(
+            f"note        the photos are stored at {describe_shape(shape)} px now, as their shapes "
+            "ask for, and were all decoded anew",
+            file=sys.stderr,
+        )
     if others := sorted(others - {pack}):
         what = f"{len(others)} earlier packs" if len(others) > 1 else "an earlier pack"
         print(
@@ -458,7 +498,7 @@ def _tell_of_packs(
 
 
 def _load_all(
-    found: Source, store_size: int, known: Container[bytes]
+    found: Source, shape: tuple[int, int], known: Container[bytes]
 ) -> Iterator[Loaded | Passed | tuple[str, str]]:
     """Decode in threads, few ahead of the writer, in the order of the source.
 
@@ -491,12 +531,12 @@ def _load_all(
                 yield item.name, "a second file of this name"
                 continue
             seen.add(item.name)
-            room = item.file_bytes + 3 * store_size**2
+            room = item.file_bytes + 3 * math.prod(shape)
             while pending and waiting + room > MAX_WAITING:
                 yield finish()
             waiting += room
             try:
-                pending.append((room, item, pool.submit(item.load, store_size, known)))
+                pending.append((room, item, pool.submit(item.load, shape, known)))
             except RuntimeError as error:  # no memory for one more thread
                 raise MemoryError from error
             if len(pending) >= 8 * workers:

@@ -123,10 +123,12 @@ def _cifar10() -> Iterator[Item]:
 def _cartoons() -> Iterator[Item]:
     from data import cartoons
 
-    def load(split: str, index: int, size: int, known: Container[bytes] = ()) -> Loaded:
-        pixels, label = cartoons.draw(0, index, size)
+    def load(
+        split: str, index: int, shape: tuple[int, int], known: Container[bytes] = ()
+    ) -> Loaded:
+        pixels, label = cartoons.draw(0, index, shape[0])
         name = f"{split}/{cartoons.CLASSES[label]}/{index:05d}"
-        return _from_array(name, pixels, f"cartoon {cartoons.VERSION} {index}".encode(), size)
+        return _from_array(name, pixels, f"cartoon {cartoons.VERSION} {index}".encode(), shape)
 
     for index in range(cartoons.TRAIN_IMAGES + cartoons.TEST_IMAGES):
         split = "train" if index < cartoons.TRAIN_IMAGES else "test"
@@ -135,10 +137,16 @@ def _cartoons() -> Iterator[Item]:
 
 
 def _from_array(
-    name: str, pixels: np.ndarray, content: bytes, size: int, known: Container[bytes] = ()
+    name: str,
+    pixels: np.ndarray,
+    content: bytes,
+    shape: tuple[int, int],
+    known: Container[bytes] = (),
 ) -> Loaded:
-    """content: what stands for the file, the same for every stored side."""
+    """content: what stands for the file, the same for every stored shape."""
     digest = hashlib.sha256(content).digest()
     if digest in known:
         return Loaded(name, None, 0, 0, digest)
-    return Loaded(name, fit(Image.fromarray(pixels), size), *pixels.shape[:2], digest)
+    height, width, _ = pixels.shape
+    image = fit(Image.fromarray(pixels), shape, height > width)
+    return Loaded(name, image, height, width, digest)

@@ -23,7 +23,7 @@ import numpy as np
 
 from byol.errors import UserError, printable
 from data import kinds
-from data.decode import BadImage, decode
+from data.decode import BadImage, decode, read_size
 from data.kinds import HEAD_BYTES, PHOTO, PassedOver, claims_photo, kind_of_bytes, kind_of_file
 
 ZIP_SUFFIXES = (".zip",)
@@ -35,7 +35,7 @@ MAX_RATIO = 1_000  # how much larger than its file a tar may become, after the f
 
 
 class Loaded(NamedTuple):
-    """One image: its name, uint8 (3, S, S) pixels, original height and width.
+    """One image: its name, uint8 (3, H, W) pixels, original height and width.
 
     digest: SHA-256 of its file, or of what stands for it
     pixels: None if the digest was known, which leaves height and width open
@@ -54,13 +54,15 @@ class Item(NamedTuple):
     `load` may run in any thread. It may raise `BadImage`, and `NoPhoto` if the first bytes are
     those of something else.
 
-    load: takes the stored side, and optionally the digests of what need not be decoded
+    load: takes the stored shape, and optionally the digests of what need not be decoded
     file_bytes: what its file takes in memory until the item is done with
+    size: reads height and width from the header alone; None if all images are square
     """
 
     name: str
     load: Callable[..., Loaded]
     file_bytes: int = 0
+    size: Callable[[], tuple[int, int]] | None = None
 
 
 class Passed(NamedTuple):
@@ -509,14 +511,15 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def _item(name: str, read: Callable[[], bytes], file_bytes: int) -> Item:
-    def load(size: int, known: Container[bytes] = ()) -> Loaded:
+    def load(shape: int | tuple[int, int], known: Container[bytes] = ()) -> Loaded:
         blob = read()
         digest = hashlib.sha256(blob).digest()
         if digest in known:
             return Loaded(name, None, 0, 0, digest)
-        return Loaded(name, *decode(blob, size), digest)
+        return Loaded(name, *decode(blob, shape), digest)
 
-    return Item(name, load, file_bytes if file_bytes <= MAX_FILE_BYTES else 0)  # else never read
+    held = file_bytes if file_bytes <= MAX_FILE_BYTES else 0  # else never read
+    return Item(name, load, held, lambda: read_size(read()))
 
 
 def _read_photo(stream: IO[bytes], name: str, size: int) -> bytes:

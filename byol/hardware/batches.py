@@ -20,7 +20,7 @@ ROOM_FOR_PHOTOS = 0.5  # of a GPU's free memory: `--photos-in auto` puts them th
 class Batch:
     """Stored photos on the device, and what the views need to know of them.
 
-    images: uint8 (B, 3, S, S). sizes: (B, 2), heights and widths. rows: (B,), rows of `Photos`.
+    images: uint8 (B, 3, H, W). sizes: (B, 2), heights and widths. rows: (B,), rows of `Photos`.
     """
 
     images: Tensor
@@ -87,7 +87,7 @@ class Batches:
 
 
 def gather(images, rows: np.ndarray, device: torch.device) -> Tensor:
-    """Copy the stored photos of `rows` to the device: uint8 (N, 3, S, S).
+    """Copy the stored photos of `rows` to the device: uint8 (N, 3, H, W).
 
     `images` are a tensor on the device, or a `StoredArray` in a file. For CUDA the copy goes
     through pinned memory, and nothing waits.

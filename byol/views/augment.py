@@ -41,7 +41,7 @@ class Augment:
         self.view_side, self.mean, self.std = view_side, tuple(mean), tuple(std)
 
     def __call__(self, images: Tensor, sizes: np.ndarray, photos: np.ndarray, step: int) -> Tensor:
-        """Views of uint8 `images` (B, 3, S, S): float32 (B, 3, view_side, view_side).
+        """Views of uint8 `images` (B, 3, H, W): float32 (B, 3, view_side, view_side).
 
         sizes: (B, 2) the photos' own heights and widths. photos: (B,) their rows in the data.
         """

@@ -24,6 +24,7 @@ class Plan:
     hue_slot: np.ndarray  # (B,) before which blend the hue turns: 0..3; NO_HUE, NO_JITTER
     grayscale: np.ndarray  # (B,) bool
     solarize: np.ndarray  # (B,) bool
+    turned: np.ndarray  # (B,) bool: the photo is stored transposed
 
     def take(self, which: np.ndarray | slice) -> Plan:
         return Plan(*(getattr(self, field.name)[which] for field in fields(self)))
@@ -40,22 +41,29 @@ WIDTHS = {  # how many columns of `numbers` hold what
         "last": 2,
     },  # the box along rows and columns
     **{"keep": BLENDS, "to_grey": BLENDS, "to_mean": BLENDS},  # the coefficients of each blend
-    **{"turn": 1, "sigma": 1, "lift": 1},
+    **{"turn": 1, "sigma": 1, "lift": 1, "turned": 1},
 }
 
 
-def plan_views(draws: Draws, stored_side: int, view_side: int) -> Plan:
+def plan_views(draws: Draws, stored: tuple[int, int], view_side: int) -> Plan:
     """Work out the numbers of each image; images that need the same operations come together.
 
-    `stored_side` is the side of the stored squares into which each photo was squeezed.
+    `stored` is the height and width into which each photo was squeezed. If they differ, a photo
+    that is taller than wide was transposed first, and its two axes change places in the plan.
     """
-    count = len(draws.crop)
-    start = draws.crop[:, :2] * stored_side / draws.sizes
-    extent = draws.crop[:, 2:] * stored_side / draws.sizes
+    count, (height, width) = len(draws.crop), stored
+    turned = (draws.sizes[:, 0] > draws.sizes[:, 1]) & (height != width)
+    sides = np.where(turned[:, None], (width, height), (height, width))  # of the photo's own axes
+    start = draws.crop[:, :2] * sides / draws.sizes
+    extent = draws.crop[:, 2:] * sides / draws.sizes
     first, last = np.floor(start + 1e-6), np.ceil(start + extent - 1e-6)
     mirrored = np.stack([np.zeros(count, bool), draws.flip], axis=1)
     box_step = np.where(mirrored, -extent, extent) / view_side
     start = np.where(mirrored, start + extent, start)
+    axes = np.where(turned[:, None], (1, 0), (0, 1))
+    start, box_step, first, last = (
+        np.take_along_axis(numbers, axes, axis=1) for numbers in (start, box_step, first, last)
+    )
 
     kinds = draws.order[draws.order != HUE].reshape(count, BLENDS - 1)
     keep, to_grey, to_mean = np.ones((count, BLENDS)), *np.zeros((2, count, BLENDS))
@@ -70,7 +78,7 @@ def plan_views(draws: Draws, stored_side: int, view_side: int) -> Plan:
     hue_slot = np.where(draws.jitter, hue_slot, NO_JITTER)
     sigma = draws.sigma * view_side / 224
     lift = np.where(draws.solarize, 1.0, 3.0)
-    rest = np.stack([turn, sigma, lift], axis=1)
+    rest = np.stack([turn, sigma, lift, turned], axis=1)
     place = np.arange(count)[:, None]
     columns = [place, start, box_step, first, last, keep, to_grey, to_mean, rest]
     plan = Plan(
@@ -79,6 +87,7 @@ def plan_views(draws: Draws, stored_side: int, view_side: int) -> Plan:
         hue_slot=hue_slot,
         grayscale=draws.grayscale,
         solarize=draws.solarize,
+        turned=turned,
     )
     return plan.take(np.lexsort((plan.solarize, plan.grayscale, plan.hue_slot, plan.blur)))
 
@@ -105,14 +114,14 @@ def render(
     std: Sequence[float],
     chunk: int | None = None,
 ) -> Tensor:
-    """Make the drawn views. images: uint8 (B, 3, S, S), the photos squeezed into squares.
+    """Make the drawn views. images: uint8 (B, 3, H, W), the photos as they are stored.
 
     Returns float32 (B, 3, view_side, view_side), normalised, in channels_last memory. Renders
     `chunk` images at a time, those that need the same operations together. Every decision is made
     from `draws` on the host, so the host never waits for an accelerator.
     """
     count, device = len(images), images.device
-    plan = plan_views(draws, images.shape[-1], view_side)
+    plan = plan_views(draws, images.shape[2:], view_side)
     numbers = to_device(plan.numbers, device)
     out = torch.empty((count, view_side, view_side, 3), dtype=torch.float32, device=device)
     inference = torch.is_inference_mode_enabled()
@@ -138,12 +147,21 @@ def render(
 def make_views(images: Tensor, plan: Plan, numbers: Tensor, view_side: int) -> Tensor:
     """Apply the chain up to the clip to one chunk. Returns (n, view_side, 3, view_side) in 0..1."""
     names = dict(zip(WIDTHS, numbers.split(list(WIDTHS.values()), dim=1), strict=True))
-    stored_side = images.shape[-1]
-    box = (names[name] for name in ("start", "box_step", "first", "last"))
-    matrices = image_ops.resize_matrices(*box, stored_side, view_side)
-    x = images.new_empty((len(images), stored_side, 3, stored_side), dtype=torch.float32)
+    count, _, height, width = images.shape
+    box = [names[name] for name in ("start", "box_step", "first", "last")]
+    if height == width:
+        rows, columns = image_ops.resize_matrices(*box, height, view_side).unbind(1)
+    else:
+        rows, columns = (
+            image_ops.resize_matrices(*(numbers[:, axis] for numbers in box), side, view_side)
+            for axis, side in enumerate((height, width))
+        )
+    x = images.new_empty((count, height, 3, width), dtype=torch.float32)
     x.copy_(images.transpose(1, 2))
-    x = image_ops.transform(x, matrices[:, 0], matrices[:, 1]).div_(255).clamp_(0, 1)
+    x = image_ops.transform(x, rows, columns).div_(255).clamp_(0, 1)
+    if plan.turned.any():
+        upright = names["turned"][:, :, None, None] == 0
+        x = torch.where(upright, x, x.transpose(1, 3))
 
     for slot in range(BLENDS):
         turning = np.flatnonzero(plan.hue_slot == slot)  # neighbours, as the plan is sorted

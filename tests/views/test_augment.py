@@ -17,6 +17,8 @@ from byol.views.augment import Augment, TwoViews, central_view
 from byol.views.draws import CONTRAST, HUE, SATURATION, Draws, draw, uniforms
 from byol.views.recipes import CROP_AND_FLIP, RECIPES, View, adjust_recipe
 from byol.views.render import chunks, plan_views, render
+from data.decode import decode
+from data.shape import stored_shape
 
 MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.2, 0.22)
 MANY = 20_000
@@ -162,6 +164,88 @@ def test_central_view_is_torchvisions_centre_crop() -> None:
     difference = (ours - torch.stack(theirs)).abs() * torch.tensor(STD)[:, None, None]
     assert difference.max() < 0.02  # the store was resized and rounded once more
     assert difference.mean() < 0.002
+
+
+# ---- stored shapes that are no squares
+
+WIDE, TALL = (40, 64), (64, 40)
+
+
+def stored_wide(photos: list[Tensor]) -> Tensor:
+    """Photos (3, H, W) as a store that is no square holds them: those that are tall transposed."""
+    return torch.stack([photo.mT if photo.shape[1] > photo.shape[2] else photo for photo in photos])
+
+
+@pytest.mark.parametrize("view", [View(), View((0.2, 1.0), (0.5, 2.0)), EVERYTHING])
+@pytest.mark.parametrize("size", [24, 40, 56])
+def test_views_of_wide_and_tall_photos_are_torchvisions(view: View, size: int, threads) -> None:
+    sizes = np.array([WIDE, TALL, TALL, WIDE, (40, 40)] * 6)
+    photos = [smooth(1, *shape, seed)[0] for seed, shape in enumerate(sizes.tolist())]
+    sizes[4::5] = WIDE  # a square photo, stored wide: its own pixels are not square
+    photos[4::5] = [reference.resize(photo, WIDE) for photo in photos[4::5]]
+    draws = draw(view, 0, 1, 2, np.arange(len(photos)), sizes)
+    ours = render(stored_wide(photos), draws, size, MEAN, STD)
+    theirs = [torchvision_chain(photo, draws, row, size) for row, photo in enumerate(photos)]
+    difference = (ours - torch.stack(theirs)).abs() * torch.tensor(STD)[:, None, None]
+    assert difference.max() < (1e-3 if view is EVERYTHING else 1e-4)
+    assert draws.flip.any()
+    assert not draws.flip.all()
+
+
+def test_a_tall_photos_view_is_the_wide_ones_transposed() -> None:
+    """With the axes of its crop exchanged; both lie in the store as the same pixels."""
+    images = smooth(12, *WIDE)
+    wide = draw(View(flip=0.0), 0, 0, 0, np.arange(12), np.tile(WIDE, (12, 1)))
+    tall = dataclasses.replace(wide, sizes=wide.sizes[:, ::-1], crop=wide.crop[:, [1, 0, 3, 2]])
+    views = [render(images, draws, 32, MEAN, STD) for draws in (wide, tall)]
+    assert torch.equal(views[0].mT, views[1])
+    assert (views[0] - views[1]).abs().mean() > 0.1
+
+
+def test_the_central_view_of_wide_and_tall_photos_is_torchvisions() -> None:
+    photos = [smooth(1, *shape, seed)[0] for seed, shape in enumerate([WIDE, TALL] * 3)]
+    ours = central_view(stored_wide(photos), np.array([WIDE, TALL] * 3), 32, MEAN, STD)
+    theirs = torch.stack([
+        reference.resize(reference.center_crop(photo.float() / 255, [40, 40]), [32, 32],
+                         InterpolationMode.BICUBIC, antialias=True)
+        for photo in photos
+    ])  # fmt: skip
+    expected = reference.normalize(theirs.clamp(0, 1), MEAN, STD)
+    torch.testing.assert_close(ours, expected, atol=5e-4, rtol=0)
+
+
+def fine_detail_kept(ours: Tensor, theirs: Tensor, dim: int) -> float:
+    """How much of the differences between neighbours along `dim` of `theirs` is in `ours`."""
+    ours, theirs = ours.diff(dim=dim), theirs.diff(dim=dim)
+    return ((ours * theirs).sum() / theirs.square().sum()).item()
+
+
+def like_a_photo(height: int, width: int) -> np.ndarray:
+    """Noise with the spectrum of photos, 1 / frequency: uint8 (height, width, 3)."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = 1
+    white = np.random.default_rng(0).standard_normal((3, height, width))
+    noise = np.fft.irfft2(np.fft.rfft2(white) / frequency, s=(height, width))
+    pixels = 128 + 45 * noise / noise.std()
+    return np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("size", [(540, 960), (960, 540), (540, 810)])
+def test_fine_detail_along_the_long_side_is_kept(size) -> None:
+    """At 150 px from a store of 180 px, against torchvision's crop and resize of the file."""
+    pixels, side, along = like_a_photo(*size), min(size), -1 if size[1] > size[0] else -2
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    square = reference.center_crop(torch.from_numpy(pixels).permute(2, 0, 1) / 255, [side, side])
+    theirs = reference.resize(square, [150, 150], InterpolationMode.BICUBIC, antialias=True)
+
+    def detail_kept(shape: tuple[int, int]) -> float:
+        images = torch.from_numpy(decode(stream.getvalue(), shape)[0])[None]
+        ours = central_view(images, np.array([size]), 150, (0, 0, 0), (1, 1, 1))[0]
+        return fine_detail_kept(ours, theirs, along)
+
+    assert detail_kept(stored_shape(np.array([size]), 180)) > 0.9
+    assert detail_kept((180, 180)) < 0.75
 
 
 def test_crop_distribution_is_random_resized_crops() -> None:
@@ -324,7 +408,7 @@ def test_every_image_step_seed_and_view_looks_different() -> None:
 def test_chunks_have_the_asked_size_and_are_sorted_by_need() -> None:
     count = 256
     draws = draw(RECIPES["photos"][1], 1, 0, 0, np.arange(count), squares(count, 64))
-    plan = plan_views(draws, 64, 48)
+    plan = plan_views(draws, (64, 64), 48)
     parts = list(chunks(plan, 16))
     assert sum(part.stop - part.start for part in parts) == count
     assert sum(part.stop - part.start != 16 for part in parts) <= 2
