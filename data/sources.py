@@ -84,7 +84,7 @@ def _path_source(path: Path, inside: str = "") -> Source:
     info = path.stat()
     identity = f"archive:{path}:{info.st_size}:{info.st_mtime_ns}"
     if name.endswith(walk.ZIP_SUFFIXES):
-        count = functools.partial(walk.count_zip, path)
+        count = functools.cache(functools.partial(walk.count_zip, path))
         return Source(title, str(path), identity, count, functools.partial(walk.read_zip, path))
     if name.endswith(walk.TAR_SUFFIXES):
         return Source(
