@@ -276,20 +276,10 @@ def _pack(
     """
     temporary = make_temporary(cache)
     try:
-        packs = [_open_pack(pack, source, store_size) for pack in packs_in(cache)]
-        wanted, shape = guess_shape(found, store_size), None
-        while shape != wanted:  # once, unless the guess was wrong
-            if shape:
-                print(
-                    f"note        the first guess, {describe_shape(shape)} px, does not fit the "
-                    "shapes of all photos: they are decoded again",
-                    file=sys.stderr,
-                )
-            shape = wanted
-            earlier = EarlierPhotos([pack for pack in packs if pack and pack.shape == shape])
-            notes()  # forget what was decoded before
-            content = _read(found, shape, temporary / "images.npy", earlier, progress)
-            wanted = stored_shape(content.size_array(), store_size)
+        packs = (_open_pack(pack, source, store_size) for pack in packs_in(cache))
+        content, earlier = _read_in_shape(
+            found, store_size, temporary / "images.npy", list(filter(None, packs)), progress
+        )
         for note in notes():
             print(f"note        {note}", file=sys.stderr)
         if not content.names and not content.skipped:
@@ -299,14 +289,14 @@ def _pack(
                 f"{f', but {others}' if others else ''}; {others.remedy()}"
             )
         skipped = sorted(map("\0".join, content.skipped))
-        key = _key(describe_shape(shape), content.fingerprint, *skipped)
+        key = _key(describe_shape(content.shape), content.fingerprint, *skipped)
         if photos := _open_first(with_content(cache, key), source, store_size):
             return photos.folder, content.passed  # a listing that was not known: all is there
         final = cache / f"{found.title}-{key}"
-        _fill(content, found, source, shape, earlier, temporary)
+        _fill(content, found, source, earlier, temporary)
         _publish(temporary, final, source, store_size)
         if progress:
-            _tell_of_packs(final, found, shape, content, earlier)
+            _tell_of_packs(final, found, content, earlier)
         return final, content.passed
     except OSError as error:
         if error.errno not in NO_ROOM:
@@ -339,8 +329,9 @@ def _publish(temporary: Path, final: Path, source: str, store_size: int) -> None
 
 @dataclass
 class _Content:
-    """What a source holds, by row of the pack to be."""
+    """What a source holds, by row of the pack to be; `shape` is that of the stored photos."""
 
+    shape: tuple[int, int]
     names: list[str] = field(default_factory=list)
     sizes: array = field(default_factory=lambda: array("i"))  # height, width, height, width, ...
     digests: bytearray = field(default_factory=bytearray)
@@ -363,6 +354,29 @@ class _Content:
         self.fingerprint = "-".join(hashlib.sha256(part).hexdigest() for part in parts)
 
 
+def _read_in_shape(
+    found: Source, store_size: int, path: Path, packs: list[Photos], progress: bool
+) -> tuple[_Content, EarlierPhotos]:
+    """Read all files in the shape that their sizes ask for: again if the guess at it was wrong.
+
+    Returns the earlier photos of this shape as well, out of the `packs`.
+    """
+    shape = guess_shape(found, store_size)
+    while True:
+        earlier = EarlierPhotos([pack for pack in packs if pack.shape == shape])
+        notes()  # forget what was decoded before
+        content = _read(found, shape, path, earlier, progress)
+        wanted = stored_shape(content.size_array(), store_size)
+        if shape == wanted:
+            return content, earlier
+        print(
+            f"note        the first guess, {describe_shape(shape)} px, does not fit the shapes of "
+            "all photos: they are decoded again",
+            file=sys.stderr,
+        )
+        shape = wanted
+
+
 def _read(
     found: Source, shape: tuple[int, int], path: Path, earlier: EarlierPhotos, progress: bool
 ) -> _Content:
@@ -370,7 +384,7 @@ def _read(
 
     The rows of earlier photos are left as holes: nothing is written if all is there already.
     """
-    content, copies, hole = _Content(), Copies(), True  # a hole for the header
+    content, copies, hole = _Content(shape), Copies(), True  # a hole for the header
     with (
         open(path, "wb") as file,
         contextlib.closing(_load_all(found, shape, earlier)) as results,
@@ -419,17 +433,16 @@ def _fill(
     content: _Content,
     found: Source,
     source: str,
-    shape: tuple[int, int],
     earlier: EarlierPhotos,
     folder: Path,
 ) -> None:
     """Complete the `FILES` and manifest.json of a pack in `folder`, which has the decoded rows."""
-    names, skipped, (height, width) = content.names, content.skipped, shape
+    names, skipped, (height, width) = content.names, content.skipped, content.shape
     with open(folder / "images.npy", "r+b") as file:
-        file.write(npy_header(np.uint8, (len(names), 3, *shape)))
+        file.write(npy_header(np.uint8, (len(names), 3, height, width)))
         for row, place in enumerate(content.places):
             if place >= 0:
-                file.seek(_offset(row, shape))
+                file.seek(_offset(row, content.shape))
                 file.write(earlier.pixels(place))
         file.flush()
         os.fsync(file.fileno())
@@ -461,9 +474,7 @@ def _fill(
     write_file(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode("ascii"))
 
 
-def _tell_of_packs(
-    pack: Path, found: Source, shape: tuple[int, int], content: _Content, earlier: EarlierPhotos
-) -> None:
+def _tell_of_packs(pack: Path, found: Source, content: _Content, earlier: EarlierPhotos) -> None:
     """Say where the packed photos lie, and which packs may be removed, with the command."""
     print(
         f"note        the photos are packed in {printable(str(pack))} ({describe_size([pack])}), "
@@ -472,8 +483,7 @@ def _tell_of_packs(
     )
     copied = np.array(content.places, np.int64)
     others = set(earlier.similar_packs(copied[copied >= 0], len(copied)))
-    height, width = shape
-    reshaped = False
+    (height, width), reshaped = content.shape, False
     for other in packs_in(pack.parent):
         manifest = read_manifest(other)
         same_place = manifest.get("place") == found.place
@@ -484,8 +494,8 @@ def _tell_of_packs(
             reshaped |= same_place and same_size and manifest.get("width", height) != width
     if reshaped and (copied < 0).all():
         print(
-            f"note        the photos are stored at {describe_shape(shape)} px now, as their shapes "
-            "ask for, and were all decoded anew",
+            f"note        the photos are stored at {describe_shape(content.shape)} px now, as "
+            "their shapes ask for, and were all decoded anew",
             file=sys.stderr,
         )
     if others := sorted(others - {pack}):

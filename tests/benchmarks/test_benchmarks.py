@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 import train_byol
-from benchmarks import augment, evaluation, packing, peers, scale, step_parts, step_variants
+from benchmarks import (
+    augment,
+    evaluation,
+    long_photos,
+    packing,
+    peers,
+    scale,
+    step_parts,
+    step_variants,
+)
 from benchmarks.common import ROOT
 from byol.command_line import parse
 from byol.config import PretrainConfig
@@ -75,6 +84,19 @@ def test_each_variant_of_a_step_is_compared_with_the_first(run, few_layers):
     for name in ("pass_for_each_view", "inner_losses", "plain_convolutions"):
         ratio = result["one_pass_images_per_second"] / result[f"{name}_images_per_second"]
         assert result[f"times_{name}"] == pytest.approx(ratio, abs=0.02)
+
+
+def test_long_photos_keep_more_detail_in_their_own_shape(photos, run):
+    flags = "--count 2 --image-size 40 --store-size 48 --rounds 1"
+    result = run(long_photos, "--data", photos, *flags.split())
+    assert result["detail"].keys() == {"1:1", "4:3", "3:2", "16:9", "3:1"}
+    for shape, kept in result["detail"].items():
+        assert list(kept) == ["48 x 48", "48 x 72", "48 x 88"]
+        assert 0.2 < min(kept.values()) <= max(kept.values()) <= 1
+        if shape in ("16:9", "3:1"):
+            assert kept["48 x 48"] < min(kept["48 x 72"], kept["48 x 88"])
+    assert result["detail"]["16:9"]["48 x 88"] > 0.9 > result["detail"]["16:9"]["48 x 48"]
+    assert result["view_time"]["48 x 48"] == 1
 
 
 def test_the_views_are_compared_with_those_of_pil(run):
