@@ -193,8 +193,12 @@ def open_photos(
     if classes_at is not None:
         _take_classes(photos, classes_at)
     for note in photos.notes:
-        print(f"note        {note}", file=sys.stderr)
+        _note(note)
     return photos
+
+
+def _note(text: str) -> None:
+    print(f"note        {text}", file=sys.stderr)
 
 
 def _take_classes(photos: Photos, classes_at: int) -> None:
@@ -226,9 +230,9 @@ def _open_listed(cache: Path, listing: str, source: str, store_size: int) -> Pho
     return None
 
 
-def _open_first(packs: Iterator[Path], source: str, store_size: int) -> Photos | None:
-    """Open the first of the packs that is whole; None if there is none."""
-    return next(filter(None, (_open_pack(pack, source, store_size) for pack in packs)), None)
+def _open_whole(packs: Iterator[Path], source: str, store_size: int) -> Iterator[Photos]:
+    """Open one after the other of the packs that are whole."""
+    return filter(None, (_open_pack(pack, source, store_size) for pack in packs))
 
 
 def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
@@ -276,12 +280,11 @@ def _pack(
     """
     temporary = make_temporary(cache)
     try:
-        packs = (_open_pack(pack, source, store_size) for pack in packs_in(cache))
-        content, earlier = _read_in_shape(
-            found, store_size, temporary / "images.npy", list(filter(None, packs)), progress
-        )
+        packs = list(_open_whole(packs_in(cache), source, store_size))
+        path = temporary / "images.npy"
+        content, earlier = _read_in_shape(found, store_size, path, packs, progress)
         for note in notes():
-            print(f"note        {note}", file=sys.stderr)
+            _note(note)
         if not content.names and not content.skipped:
             others = found.passed + content.passed
             raise UserError(
@@ -290,7 +293,7 @@ def _pack(
             )
         skipped = sorted(map("\0".join, content.skipped))
         key = _key(describe_shape(content.shape), content.fingerprint, *skipped)
-        if photos := _open_first(with_content(cache, key), source, store_size):
+        if photos := next(_open_whole(with_content(cache, key), source, store_size), None):
             return photos.folder, content.passed  # a listing that was not known: all is there
         final = cache / f"{found.title}-{key}"
         _fill(content, found, source, earlier, temporary)
@@ -369,10 +372,9 @@ def _read_in_shape(
         wanted = stored_shape(content.size_array(), store_size)
         if shape == wanted:
             return content, earlier
-        print(
-            f"note        the first guess, {describe_shape(shape)} px, does not fit the shapes of "
-            "all photos: they are decoded again",
-            file=sys.stderr,
+        _note(
+            f"the first guess, {describe_shape(shape)} px, does not fit the shapes of "
+            "all photos: they are decoded again"
         )
         shape = wanted
 
@@ -476,10 +478,9 @@ def _fill(
 
 def _tell_of_packs(pack: Path, found: Source, content: _Content, earlier: EarlierPhotos) -> None:
     """Say where the packed photos lie, and which packs may be removed, with the command."""
-    print(
-        f"note        the photos are packed in {printable(str(pack))} ({describe_size([pack])}), "
-        f"and stay there until you remove it: {command_to_remove([pack])}",
-        file=sys.stderr,
+    _note(
+        f"the photos are packed in {printable(str(pack))} ({describe_size([pack])}), "
+        f"and stay there until you remove it: {command_to_remove([pack])}"
     )
     copied = np.array(content.places, np.int64)
     others = set(earlier.similar_packs(copied[copied >= 0], len(copied)))
@@ -493,17 +494,15 @@ def _tell_of_packs(pack: Path, found: Source, content: _Content, earlier: Earlie
             others.add(other)
             reshaped |= same_place and same_size and manifest.get("width", height) != width
     if reshaped and (copied < 0).all():
-        print(
-            f"note        the photos are stored at {describe_shape(content.shape)} px now, as "
-            "their shapes ask for, and were all decoded anew",
-            file=sys.stderr,
+        _note(
+            f"the photos are stored at {describe_shape(content.shape)} px now, as "
+            "their shapes ask for, and were all decoded anew"
         )
     if others := sorted(others - {pack}):
         what = f"{len(others)} earlier packs" if len(others) > 1 else "an earlier pack"
-        print(
-            f"note        {what} of these photos or of earlier versions ({describe_size(others)}) "
-            f"may no longer be needed: {command_to_remove(others)}",
-            file=sys.stderr,
+        _note(
+            f"{what} of these photos or of earlier versions ({describe_size(others)}) "
+            f"may no longer be needed: {command_to_remove(others)}"
         )
 
 
