@@ -1,6 +1,7 @@
 """Judge checkpoints: linear evaluation, nearest neighbours, fine-tuning, all in one table.
 
     python evaluate.py byol.pt byol_multi.pt
+    python evaluate.py byol.pt --init imagenet             # torchvision's weights beside ours
     python evaluate.py byol.pt byol_multi.pt --labels 250 all --seeds 3 1 --epochs 100 20
 
 Two representations of each checkpoint and of random weights: the average pool alone, and combined
@@ -39,6 +40,7 @@ from byol.evaluation.protocol import (
     losses_of,
     parse_count,
     read_checkpoints,
+    read_given,
     read_protocols,
 )
 from byol.hardware.device import describe, set_up
@@ -64,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     config = judged[0].config
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
     supervised_epochs = read_supervised_epochs(args, judged[0])
+    judged += read_given(args.init, judged[0])
 
     out = make_folder(args.out, "--out")
     _lock = lock_run_folder(out, "--out")  # until main ends
@@ -132,6 +135,8 @@ def read_flags(argv: list[str] | None):
     each = "one for all, or one for each of --labels"
     add = parser.add_argument
     add("checkpoints", nargs="+", help="files that train_byol.py wrote")
+    add("--init", nargs="+", default=[], metavar="FILE", help="other weights to judge beside them: "
+        "imagenet (torchvision's), or files of a ResNet's state dict")  # fmt: skip
     add("--labels", nargs="+", default=["250"], help="numbers of labelled images, or all [250]")
     add("--seeds", nargs="+", default=["3"], help=f"runs of what is random: {each} [3]")
     add("--epochs", nargs="+", default=["100"], help=f"epochs of fine-tuning: {each} [100]")
@@ -221,7 +226,7 @@ def extract_bank(weights: Weights, seed: int, photos, config, device, amp) -> Fe
     prepare(encoder, device)
     extract = FeatureExtractor(
         image_size=config.image_size, mean=config.mean, std=config.std, device=device, amp=amp,
-        inner_blocks=config.blocks,
+        inner_blocks=config.blocks, channels=config.channels,
     )  # fmt: skip
     rows = (photos.labels >= 0).nonzero()[0]
     values = extract(encoder, photos, rows, f"features, {printable(weights.name)}")
@@ -254,7 +259,8 @@ def fine_tune(
     """
     start = "random"
     if weights.pretrained:
-        start = f"{losses_of(weights.pretrained)}-{weights.digest[:12]}"
+        kind = losses_of(weights.pretrained) if weights.pretrained["config"] else "given"
+        start = f"{kind}-{weights.digest[:12]}"
     name = f"{start}-{representation}-{protocol.labels}-{protocol.epochs}epochs-seed{seed}"
     folder = out / "runs" / name
     settings = dataclasses.replace(

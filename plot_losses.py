@@ -15,7 +15,7 @@ from byol.command_line import Parser, command
 from byol.errors import UserError, printable
 from byol.report.pictures import draw_accuracy, draw_losses, draw_pretraining, save_picture
 from byol.report.runs import read_runs
-from byol.report.style import TRAINED, WEIGHTS
+from byol.report.style import TRAINED, styles_of
 from byol.report.table import accuracy_table
 from byol.run.folder import make_folder
 
@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     groups = defaultdict(list)  # (init, freeze) -> runs that differ in their seeds
     for run in classifiers:
         groups[run["summary"]["init"], run["summary"]["freeze"]].append(run)
-    missing = [f"{i} {TRAINED[f]}" for f in TRAINED for i in WEIGHTS if (i, f) not in groups]
+    starts = styles_of(init for init, _ in groups)  # random and BYOL, and what else there is
+    missing = [f"{i} {TRAINED[f]}" for f in TRAINED for i in starts if (i, f) not in groups]
     missing += [] if pretraining else ["pretraining"]
     if missing:
         print(f"no run yet of: {', '.join(missing)}", file=sys.stderr)
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     # ---- pictures and table
     written = []
     for freeze, name in ((False, "loss1.png"), (True, "loss2.png")):
-        if any((init, freeze) in groups for init in WEIGHTS):
+        if any((init, freeze) in groups for init in starts):
             written.append(save_picture(draw_losses(groups, freeze), out / name))
     if groups:
         written.append(save_picture(draw_accuracy(groups), out / "accuracy.png"))

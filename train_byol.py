@@ -25,9 +25,10 @@ from byol.hardware.device import describe, set_up
 from byol.hardware.step import Backward, LossScaler, prepare
 from byol.method import BYOL
 from byol.optim import build_optimizer, parameter_groups, set_lr
-from byol.run.checkpoint import save_encoder
+from byol.run.checkpoint import load_encoder, save_encoder
 from byol.run.log import PretrainLog
 from byol.run.run import Run
+from byol.run.start import read_fitting_start
 from byol.views.augment import TwoViews
 from data import make_split, open_photos
 
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     check_inner_blocks(config.trained_blocks, config.arch, config.stem, config.view_side)
     check_inner_blocks(config.trained_blocks, config.arch, config.stem, config.image_size)
     device, amp = set_up(config.device, config.amp, config.deterministic)
-    run = Run.open(config, flags)  # its folder, locked; its last state with --resume
+    start = read_fitting_start(config)  # the weights of --init; None is for random ones
+    run = Run.open(config, flags, start)  # its folder, locked; its last state with --resume
 
     # ---- photos
     photos = open_photos(
@@ -53,13 +55,12 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- networks, optimizer, views
     torch.manual_seed(config.seed)
-    encoder = Encoder(config.arch, config.stem)
+    encoder = load_encoder(start, config.init) if start else Encoder(config.arch, config.stem)
     model = BYOL(encoder, config.hidden_dim, config.projection_dim, config.trained_blocks)
     prepare(model, device)
     scaler = LossScaler(device, amp)
-    optimizer = build_optimizer(
-        config.optimizer, parameter_groups(model), config.decay, scaler.enabled
-    )
+    groups = parameter_groups(model, encoder if start else None)
+    optimizer = build_optimizer(config.optimizer, groups, config.decay, scaler.enabled)
     two_views = TwoViews(config.views, config.view_side, config.mean, config.std, config.seed)
     batches = Batches(photos, split.unlabelled, schedule, config.photos_in, device)
     backward = Backward(model, config, amp, scaler)  # forward and backward, by the fastest way
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     model.train()
     with run, log:
         for step, batch in batches.from_step(first_step):
-            set_lr(optimizer, schedule.lr(step))
+            set_lr(optimizer, schedule.lr(step), schedule.encoder_scale(step))
             optimizer.zero_grad(set_to_none=True)
             for micro_batch in batch.split(config.accumulate):
                 view1, view2 = two_views(micro_batch, step)  # (N, 3, S, S) each
@@ -88,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
 
         # a first Ctrl-C lets this finish
         out = run.free_out(config.out)
-        save_encoder(out, encoder, config, schedule.total_steps, photos.fingerprint, run.name)
+        about = schedule.total_steps, photos.fingerprint, run.name, run.settings["weights"]
+        save_encoder(out, encoder, config, *about)
     out = printable(shlex.quote(out))
     print(f"took {log.summary()}")
     print(f"wrote {out}: now python train_classifier.py --init {out} --freeze")
@@ -104,9 +106,10 @@ def describe_run(config: PretrainConfig, model: BYOL, schedule, device: str, bat
         for key, value in neutral.items()
         if getattr(config, key) != value
     )
+    start = "" if config.init == "random" else f" from {printable(config.init)}"
     place = ", photos in its memory" if batches.on_gpu else ""
     return (
-        f"model       {config.arch} ({config.stem} stem), {of_encoder:.1f} M weights; "
+        f"model       {config.arch} ({config.stem} stem){start}, {of_encoder:.1f} M weights; "
         f"{trained:.1f} M with the heads on {', '.join(model.outputs)}\n"
         f"device      {device}{place}\n"
         f"views       {config.view_side} px, from {batches.photos.describe_shape()} px, recipe "

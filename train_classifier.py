@@ -1,7 +1,8 @@
-"""Train a classifier from few labels, on random or BYOL weights, frozen or full.
+"""Train a classifier from few labels, on random, BYOL or other weights, frozen or full.
 
     python train_classifier.py --init random
     python train_classifier.py --init byol.pt --freeze --seeds 3     # three runs, for the spread
+    python train_classifier.py --init imagenet --freeze              # torchvision's weights
 
 With --freeze the encoder stays as it is, bit for bit, and a linear head learns on its features;
 without it everything learns. With --representation combined the head sees inner blocks as well.
@@ -31,17 +32,16 @@ from byol.hardware.step import LossScaler, prepare
 from byol.optim import build_optimizer, set_lr
 from byol.run import checkpoint
 from byol.run.log import ClassifierLog
+from byol.run.start import read_start
 from byol.views.augment import Augment
-from byol.views.recipes import CROP_AND_FLIP
 from data import make_split, open_photos
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     config, flags = parse(ClassifierConfig, argv, __doc__.splitlines()[0])
-    pretrained = None
-    if config.init != "random":
-        pretrained = checkpoint.load_pretrained(config.init)
+    pretrained = read_start(config)
+    if pretrained:
         take_settings(config, pretrained, flags)
         checkpoint.load_encoder(pretrained, config.init)  # raises before the photos are packed
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
@@ -85,7 +85,7 @@ def train(config: ClassifierConfig, pretrained: dict | None, photos, say: Callab
     elif config.blocks:
         some = extract(classifier.encoder, photos, some_rows(labels.train))
         classifier.standardise_while_training(some)
-    augment = Augment(CROP_AND_FLIP, 0, config.image_size, config.mean, config.std, config.seed)
+    augment = Augment(config.view, 0, config.image_size, config.mean, config.std, config.seed)
     batches = Batches(photos, labels.train, schedule, "host", device)
     truth = labels.truth(labels.train, device)
     scaler = LossScaler(device, amp)

@@ -18,13 +18,14 @@ from byol.encoder import ARCHITECTURES, AVGPOOL, STEMS
 from byol.errors import UserError, nearest
 from byol.optim import DEFAULTS as OPTIMIZERS
 from byol.schedules import Schedule
-from byol.views.recipes import RECIPES, View, adjust_recipe
+from byol.views.recipes import CROP_AND_FLIP, RECIPES, View, adjust_recipe, in_grey
 
 MAX_SEED = 2**63 - 1
 AMP = ("auto", "bf16", "fp16", "off")
 LOSSES = ("classic", "multi")
 PLACES = ("auto", "host", "device")
 REPRESENTATIONS = (AVGPOOL, "combined")
+CHANNELS = ("colour", "grey")
 GROUPS = {  # of `--help`
     "data": "which photos, and which of them are labelled",
     "views": "what the network sees of a photo",
@@ -48,10 +49,12 @@ RENAMED = {
     "features": "representation",
 }
 GONE = ("compile", "first_epochs")
-NEW = {"classes_at": None}  # what earlier versions did, which did not have these settings
+# what earlier versions did, which did not have these settings
+NEW = {"classes_at": None, "channels": "colour"}
 MAY_DIFFER_ON_RESUME = {
     *("device", "amp", "deterministic", "cuda_graph", "photos_in", "data", "skip_broken"),
     *("log_every", "save_every", "save_within", "run_dir", "out", "resume", "overwrite"),
+    "init",  # the weights themselves are compared, wherever they lie
 }
 
 
@@ -103,6 +106,9 @@ class Shared:
         "short side of the stored photos (default: 1.2 x image size)",
         low=8,
         high=2048,
+    )
+    channels: str = option(
+        "colour", "views", "grey: photos without colour, as three equal channels", choices=CHANNELS
     )
     mean: list[float] = option(
         [0.485, 0.456, 0.406], "views", "normalisation: mean of R, G, B in 0..1"
@@ -175,6 +181,10 @@ class PretrainConfig(Shared):
         0.0, "views", "part of the second views that is solarized; another --recipe brings its own",
         low=0, high=1,
     )  # fmt: skip
+    init: str = option(
+        "random", "method", "weights to begin with: random, imagenet (torchvision's), or a file: "
+        "byol.pt, or a state dict of a ResNet"
+    )  # fmt: skip
     losses: str = option(
         "multi", "method", "on the representation alone, or on inner blocks as well", choices=LOSSES
     )
@@ -197,6 +207,9 @@ class PretrainConfig(Shared):
         None, "schedule", f"weight decay (default: {_each_default(1)})", low=0
     )
     warmup_epochs: float = option(1.0, "schedule", "epochs of linear warm-up", low=0)
+    head_epochs: float = option(
+        1.0, "schedule", "epochs in which the heads alone learn, if --init gives weights", low=0
+    )
     accumulate: int = option(
         1, "schedule", "micro-batches that a batch is split into, to save memory", low=1
     )
@@ -223,7 +236,8 @@ class PretrainConfig(Shared):
     def views(self) -> tuple[View, View]:
         """The two views of the recipe, with what the settings change in it."""
         changes = self.crop_min, self.jitter_strength, self.grayscale, self.solarize
-        return adjust_recipe(RECIPES[self.recipe], *changes)
+        views = adjust_recipe(RECIPES[self.recipe], *changes)
+        return tuple(map(in_grey, views)) if self.channels == "grey" else views
 
     @property
     def view_side(self) -> int:
@@ -276,7 +290,8 @@ class PretrainConfig(Shared):
             )
         peak_lr = self.base_lr * self.batch_size / 256
         steps = images, self.batch_size, self.epochs, self.warmup_epochs
-        return Schedule(*steps, peak_lr, self.seed, self.tau0)
+        head_epochs = 0.0 if self.init == "random" else self.head_epochs
+        return Schedule(*steps, peak_lr, self.seed, self.tau0, head_epochs)
 
 
 @dataclass
@@ -285,7 +300,10 @@ class ClassifierConfig(Shared):
 
     section: typing.ClassVar[str] = "classifier"
 
-    init: str = option("random", "method", "random, or a file that train_byol.py wrote")
+    init: str = option(
+        "random", "method", "weights to begin with: random, imagenet (torchvision's), or a file: "
+        "byol.pt, or a state dict of a ResNet"
+    )  # fmt: skip
     freeze: bool = option(False, "method", "train the linear head alone on the frozen encoder")
     representation: str = option(
         AVGPOOL, "method", "what the head sees: the average pool, or inner blocks as well",
@@ -316,8 +334,8 @@ class ClassifierConfig(Shared):
     run_dir: str | None = option(
         None,
         "saving",
-        "run folder (default: below --runs, classifier-{random,byol}-{full,frozen}, then "
-        "-combined and -seedN if they apply)",
+        "run folder (default: below --runs, classifier-{random,byol,imagenet,FILE}-{full,frozen}, "
+        "then -combined and -seedN if they apply)",
     )
     resume: bool = option(False, "saving", "keep finished runs, and go on with a stopped one")
     overwrite: bool = option(
@@ -329,6 +347,11 @@ class ClassifierConfig(Shared):
     def blocks(self) -> dict[str, int]:
         """The inner blocks that the head sees beside the average pool, with their grids."""
         return self.block_grids if self.representation == "combined" else {}
+
+    @property
+    def view(self) -> View:
+        """What the full model sees of a photo while it learns."""
+        return in_grey(CROP_AND_FLIP) if self.channels == "grey" else CROP_AND_FLIP
 
     @property
     def peak_lr(self) -> float:
@@ -424,8 +447,13 @@ def _useless_flags(config) -> list[tuple[set[str], bool, str]]:
     """Sets of flags, whether they have no effect, and what to say then."""
     blocks = {"inner_blocks", "inner_grids"}
     if isinstance(config, PretrainConfig):
-        classic = config.losses == "classic"
-        return [(blocks | {"loss_weights"}, classic, "is for --losses multi: add that")]
+        classic, random = config.losses == "classic", config.init == "random"
+        grey = config.channels == "grey"
+        return [
+            (blocks | {"loss_weights"}, classic, "is for --losses multi: add that"),
+            ({"head_epochs"}, random, "is for --init FILE or imagenet: add that"),
+            ({"grayscale"}, grey, "is for photos in colour: leave it or --channels grey out"),
+        ]
     frozen = "is for the full model; with --freeze give --frozen-{flag}"
     scale = "is for the full model; leave it or --freeze out"
     return [

@@ -60,9 +60,21 @@ class LARS(Optimizer):
             torch._foreach_add_(params, buffers, alpha=-group["lr"])
 
 
-def parameter_groups(model: nn.Module) -> list[dict]:
-    """Split parameters: matrices and filters; biases and BatchNorm, which get no weight decay."""
+def parameter_groups(model: nn.Module, encoder: nn.Module | None = None) -> list[dict]:
+    """Split parameters: matrices and filters; biases and BatchNorm, which get no weight decay.
+
+    With `encoder`, a part of the model, its parameters are groups of their own, marked for
+    `set_lr`.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
+    if encoder is None:
+        return _by_decay(trained)
+    own = set(encoder.parameters())
+    marked = [{**g, "of_encoder": True} for g in _by_decay([p for p in trained if p in own])]
+    return _by_decay([p for p in trained if p not in own]) + marked
+
+
+def _by_decay(trained: list[nn.Parameter]) -> list[dict]:
     return [
         {"params": [p for p in trained if p.ndim > 1], "adapt": True},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
@@ -85,7 +97,11 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay, fused=True)
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every group the rate `lr` times its `lr_scale` (1 if it has none)."""
+def set_lr(optimizer: Optimizer, lr: float, encoder_scale: float = 1.0) -> None:
+    """Give every group the rate `lr` times its `lr_scale` (1 if it has none).
+
+    The groups that `parameter_groups` marked as the encoder's get `encoder_scale` times that.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        scale = encoder_scale if group.get("of_encoder") else 1.0
+        group["lr"] = lr * group.get("lr_scale", 1.0) * scale

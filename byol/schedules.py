@@ -52,6 +52,7 @@ class Schedule:
     peak_lr: float
     seed: int
     tau0: float = 1.0
+    head_epochs: float = 0.0  # in which the heads alone learn
 
     @property
     def steps_per_epoch(self) -> int:
@@ -65,8 +66,19 @@ class Schedule:
     def warmup_steps(self) -> int:
         return round(min(self.warmup_epochs, self.epochs / 2) * self.steps_per_epoch)
 
+    @property
+    def head_steps(self) -> int:
+        return round(min(self.head_epochs, self.epochs / 2) * self.steps_per_epoch)
+
     def lr(self, step: int) -> float:
         return lr_at(step, self.total_steps, self.warmup_steps, self.peak_lr)
+
+    def encoder_scale(self, step: int) -> float:
+        """Scale the encoder's rate: 0 while the heads alone learn, then up to 1 by a warm-up."""
+        done = step - self.head_steps
+        if done < 0:
+            return 0.0
+        return 1.0 if done >= self.warmup_steps else done / self.warmup_steps
 
     def tau(self, step: int) -> float:
         return tau_at(step, self.total_steps, self.tau0)
@@ -83,4 +95,5 @@ class Schedule:
         return (
             f"{self.epochs} epochs x {self.steps_per_epoch} steps of {self.batch_size} "
             f"= {self.total_steps:,} steps, {self.warmup_steps:,} of warm-up"
+            + (f"; in the first {self.head_steps:,} the heads alone" if self.head_steps else "")
         )

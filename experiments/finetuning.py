@@ -37,7 +37,7 @@ from byol.optim import build_optimizer, set_lr
 from byol.run import checkpoint
 from byol.schedules import Schedule
 from byol.views.augment import Augment
-from byol.views.recipes import View
+from byol.views.recipes import View, in_grey
 from data import make_split, open_photos
 from experiments.pretraining import FOLDS, append, folds_of, has_rows, read_list
 
@@ -165,6 +165,7 @@ def fine_tune(
         way["optimizer"], model.groups(way["backbone"]), way["weight_decay"]
     )
     view = View(crop_scale=(way["crop_from"], 1.0), jitter=way["jitter"])
+    view = in_grey(view) if config.channels == "grey" else view
     augment = Augment(view, 0, config.image_size, config.mean, config.std, seed)
     batch_size = min(way["batch_size"], len(train))
     durations = way["epochs"], way["warmup_epochs"]

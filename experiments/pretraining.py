@@ -201,7 +201,7 @@ def judge(encoder: Encoder, config: PretrainConfig, sizes: list[int]) -> list[di
     for size in sizes:
         extract = FeatureExtractor(
             image_size=size, mean=config.mean, std=config.std, device=device, amp=amp,
-            inner_blocks=config.block_grids,
+            inner_blocks=config.block_grids, channels=config.channels,
         )  # fmt: skip
         features = extract(encoder, photos, rows, what="labelled images").cpu()
         for representation, widths in (("avgpool", all_widths[:1]), ("combined", all_widths)):

@@ -25,8 +25,8 @@ MOST_TO_STANDARDISE = 5000  # images: enough for a start
 class Classifier(nn.Module):
     """Scores of classes: head(scaling(encoder(views))).
 
-    settings: `image_size`, `mean` and `std` say what it wants to see; `arch` and `stem` what its
-    encoder is (see `FROM_PRETRAINED` in byol/run/checkpoint.py).
+    settings: `image_size`, `mean`, `std` and `channels` say what it wants to see; `arch` and `stem`
+    what its encoder is (see `FROM_PRETRAINED` in byol/run/checkpoint.py).
     """
 
     def __init__(
@@ -119,7 +119,8 @@ class Classifier(nn.Module):
 
     def extractor(self, device: torch.device, amp: torch.dtype | None) -> FeatureExtractor:
         """Build what computes the features of photos as this classifier wants to see them."""
-        viewing = {key: self.settings[key] for key in ("image_size", "mean", "std")}
+        keys = ("image_size", "mean", "std", "channels")
+        viewing = {key: self.settings[key] for key in keys}
         return FeatureExtractor(**viewing, device=device, amp=amp, inner_blocks=self.inner_blocks)
 
     @torch.no_grad()

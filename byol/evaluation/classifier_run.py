@@ -45,7 +45,8 @@ class ClassifierRun(Run):
 
         Raises `UserError` if the folder holds another run.
         """
-        folder = run_folder(config)
+        self.start_name = start_of(config, pretrained)
+        folder = run_folder(config, self.start_name)
         going_on = config.resume and holds_a_run(folder)
         identity = run_identity(config, pretrained, photos)
         super().__init__(folder, identity, dataclasses.replace(config, resume=going_on))
@@ -81,7 +82,7 @@ class ClassifierRun(Run):
         labels.split.save(folder / "split.json")
         os.replace(log.path, folder / "metrics.jsonl")
         summary = {
-            "init": start_of(config),
+            "init": self.start_name,
             "init_file": config.init,
             "freeze": config.freeze,
             "representation": config.representation,
@@ -107,16 +108,18 @@ class ClassifierRun(Run):
         return summary
 
 
-def start_of(config: ClassifierConfig) -> str:
-    """Name what the weights start from: random or byol."""
-    return "random" if config.init == "random" else "byol"
+def start_of(config: ClassifierConfig, pretrained: dict | None) -> str:
+    """Name what the weights start from: random, byol, imagenet, or the name of another file."""
+    if not pretrained:
+        return "random"
+    return "byol" if pretrained["config"] else Path(config.init).name
 
 
-def run_folder(config: ClassifierConfig) -> Path:
-    """Name the folder of a run: `--run-dir`, or one below `--runs` after what it trains."""
+def run_folder(config: ClassifierConfig, start: str) -> Path:
+    """Name the folder of a run: `--run-dir`, or one below `--runs` after start and what learns."""
     if config.run_dir:
         return Path(config.run_dir)
-    name = f"classifier-{start_of(config)}-{'frozen' if config.freeze else 'full'}"
+    name = f"classifier-{start}-{'frozen' if config.freeze else 'full'}"
     name += "-combined" if config.blocks else ""
     name += f"-seed{config.seed}" if config.seed else ""
     return Path(config.runs) / name
@@ -128,10 +131,9 @@ def run_identity(config: ClassifierConfig, pretrained: dict | None, photos) -> d
     All that decides its result: settings, the weights that it starts from, images.
     """
     settings = dataclasses.asdict(config)
-    weights = checkpoint.fingerprint_of(pretrained["encoder"]) if pretrained else "random"
     return {
         **{key: value for key, value in settings.items() if key not in NO_IDENTITY},
-        "weights": weights,
+        "weights": checkpoint.start_fingerprint(pretrained),
         "images": photos.fingerprint,
     }
 
@@ -187,7 +189,7 @@ def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags:
     the settings as well. A line on stderr says if the photos are not those of then. Raises
     `UserError` if a setting is not possible.
     """
-    if not pretrained:
+    if not pretrained or not pretrained["config"]:  # weights that know of no split
         return
     fingerprint = pretrained["data_fingerprint"]
     same_names = photos.has_names_of(fingerprint)

@@ -34,9 +34,11 @@ class FeatureExtractor:
         device: torch.device,
         amp: torch.dtype | None,
         inner_blocks: dict[str, int] | None = None,
+        channels: str = "colour",
     ):
         self.image_size, self.mean, self.std = image_size, mean, std
         self.device, self.amp, self.inner_blocks = device, amp, inner_blocks or {}
+        self.channels = channels
 
     @torch.no_grad()
     def __call__(
@@ -59,9 +61,8 @@ class FeatureExtractor:
             for at in range(0, len(rows), BATCH):
                 some = rows[at : at + BATCH]
                 images = gather(photos.images, some, self.device)
-                views = central_view(
-                    images, photos.sizes[some], self.image_size, self.mean, self.std
-                )
+                viewing = self.image_size, self.mean, self.std, self.channels
+                views = central_view(images, photos.sizes[some], *viewing)
                 with autocast(self.device, self.amp):
                     seen = combine(encoder, views, self.inner_blocks)
                 features[at : at + len(some)] = seen

@@ -11,10 +11,11 @@ from pathlib import Path
 from byol.config import ClassifierConfig
 from byol.encoder import Encoder
 from byol.errors import UserError, printable
-from byol.evaluation.classifier_run import take_settings
+from byol.evaluation.classifier_run import start_of, take_settings
 from byol.files import same_photos
 from byol.run import checkpoint
 from byol.run.checkpoint import FROM_PRETRAINED
+from byol.run.start import read_start
 
 
 @dataclass
@@ -39,13 +40,13 @@ class Protocol:
 
 @dataclass
 class Weights:
-    """What is judged: a checkpoint, or random weights."""
+    """What is judged: a checkpoint, random weights, or weights of other origin."""
 
     name: str  # in the table: random, classic, multi; the file if there are several of a kind
     config: ClassifierConfig
     pretrained: dict | None = None
     encoder: Encoder | None = None
-    digest: str = ""  # of the file
+    digest: str = ""  # of the file, or of the weights
 
 
 def read_protocols(
@@ -129,6 +130,29 @@ def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> 
         for weights in judged:
             weights.name = weights.config.init
     return judged
+
+
+def read_given(inits: list[str], first: Weights) -> list[Weights]:
+    """Read weights of other origin (`--init`), to be judged as `first` is.
+
+    Raises `UserError` for what does not fit its encoder, comes twice, or is no such weights.
+    """
+    given: list[Weights] = []
+    for init in inits:
+        config = dataclasses.replace(copy.deepcopy(first.config), init=init)
+        start = read_start(config)
+        if not start or start["config"]:
+            raise UserError(
+                f"--init {printable(init)}: give imagenet, or a file of other weights; random "
+                "weights are always judged, and files of this project stand without --init"
+            )
+        digest = checkpoint.fingerprint_of(start["encoder"])
+        if any(other.digest == digest for other in given):
+            raise UserError(f"--init {printable(init)} is given twice, or is a copy of another")
+        name = start_of(config, start)
+        name = init if name in {first.name, "random", *(other.name for other in given)} else name
+        given.append(Weights(name, config, start, checkpoint.load_encoder(start, init), digest))
+    return given
 
 
 def losses_of(pretrained: dict) -> str:

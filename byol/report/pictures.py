@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from byol.files import write_atomically
-from byol.report.style import LINES, MOST_IN_LEGEND, REPRESENTATIONS, TRAINED, WEIGHTS, plain
+from byol.report.style import LINES, MOST_IN_LEGEND, REPRESENTATIONS, TRAINED, plain, styles_of
 from byol.report.table import PROTOCOLS, Cell
 
 
@@ -40,16 +40,16 @@ def data_name(summary: dict) -> str:
 
 
 def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
-    """Training loss over epochs, random against BYOL: mean over seeds, band from min to max."""
+    """Training loss over epochs of each start: mean over seeds, band from min to max."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for init, style in WEIGHTS.items():
+    for init, style in styles_of(init for init, _ in groups).items():
         group = groups.get((init, freeze))
         if not group:
             continue
         length = min(len(run["rows"]) for run in group)
         losses = np.array([[row["loss"] for row in run["rows"][:length]] for run in group])
         epochs = [row["epoch"] for row in group[0]["rows"][:length]]
-        label = style["label"] + (f" ({len(group)} seeds)" if len(group) > 1 else "")
+        label = plain(style["label"]) + (f" ({len(group)} seeds)" if len(group) > 1 else "")
         axes.plot(
             epochs, losses.mean(0), style["linestyle"], color=style["color"], label=label, lw=2
         )
@@ -70,18 +70,21 @@ def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
 
 
 def draw_accuracy(groups: dict) -> plt.Figure:
-    """Test accuracy of the four: bars of the mean, a dot for each seed."""
+    """Test accuracy of each start, frozen and full: bars of the mean, a dot for each seed."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for init, style in WEIGHTS.items():
+    styles = styles_of(init for init, _ in groups)
+    width = 0.8 / len(styles)
+    for number, (init, style) in enumerate(styles.items()):
         for place, freeze in enumerate((True, False)):
             group = groups.get((init, freeze))
-            x = place + (0.2 if init == "byol" else -0.2)
+            x = place + (number - (len(styles) - 1) / 2) * width
             if not group:
                 axes.text(x, 2, "no run", ha="center", color="0.4")
                 continue
             values = 100 * np.array([run["summary"]["test_accuracy"] for run in group])
-            axes.bar(x, values.mean(), 0.36, color=style["color"], hatch=style["hatch"], alpha=0.75,
-                     edgecolor="white", label=style["label"] if place == 0 else None)  # fmt: skip
+            label = plain(style["label"]) if place == 0 else None
+            axes.bar(x, values.mean(), 0.9 * width, color=style["color"], hatch=style["hatch"],
+                     alpha=0.75, edgecolor="white", label=label)  # fmt: skip
             if len(values) > 1:
                 spread = np.linspace(-0.08, 0.08, len(values))
                 axes.plot(x + spread, values, "o", color="black", ms=4, zorder=3)
@@ -104,7 +107,7 @@ def draw_accuracy(groups: dict) -> plt.Figure:
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, labels, loc="upper left", ncols=2)
+        axes.legend(handles, labels, loc="upper left", ncols=min(len(styles), 3))
     return figure
 
 

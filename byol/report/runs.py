@@ -9,7 +9,7 @@ from pathlib import Path
 from byol.config import modern_settings
 from byol.errors import printable
 from byol.files import same_photos
-from byol.report.style import WEIGHTS
+from byol.report.style import styles_of
 from byol.run.log import read_jsonl
 
 # what runs that are compared must share, beside the photos
@@ -46,11 +46,12 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
         newest = newest_of(classifiers)["summary"]
         others = [r for r in classifiers if not can_be_compared(r["summary"], newest)]
         leave_out(classifiers, others, "other photos, size, labels, representation or test images")
-        byol = [r for r in classifiers if r["summary"]["init"] == "byol"]
-        if byol:
-            last = newest_of(byol)["summary"]
-            others = [r for r in byol if r["summary"]["weights"] != last["weights"]]
-            why = f"other BYOL weights than the newest run ({printable(last['init_file'])})"
+        for start in sorted({r["summary"]["init"] for r in classifiers}):
+            same = [r for r in classifiers if r["summary"]["init"] == start]
+            last = newest_of(same)["summary"]
+            others = [r for r in same if r["summary"]["weights"] != last["weights"]]
+            what = styles_of([start])[start]["label"]
+            why = f"other {what} than the newest run ({printable(last['init_file'])})"
             leave_out(classifiers, others, why)
         leave_out_other_settings(classifiers)
     return classifiers, pretraining
@@ -95,7 +96,7 @@ def read_classifier(folder: Path) -> tuple[dict, list[dict]]:
     summary["images"] = str(run.pop("images", summary["data"]))
     summary["weights"] = run.pop("weights", summary["init_file"])
     summary["settings"] = {key: value for key, value in run.items() if key not in NOT_COMPARED}
-    check(summary["init"] in WEIGHTS and len(summary["classes"]) >= 2)
+    check(summary["init"] != "" and len(summary["classes"]) >= 2)
     check(0 <= summary["test_accuracy"] <= 1)
     rows = summary.get("curve")
     if rows is None:  # earlier versions left the rows in a file of their own

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 from byol.errors import printable
 
 # Okabe and Ito's palette
 WEIGHTS = {
     "random": {"color": "#D55E00", "linestyle": "--", "hatch": "//", "label": "random weights"},
     "byol": {"color": "#0072B2", "linestyle": "-", "hatch": "", "label": "BYOL weights"},
+    "imagenet": {"color": "#009E73", "linestyle": "-.", "hatch": "..", "label": "ImageNet weights"},
 }
 REPRESENTATIONS = {"avgpool": ("#0072B2", ""), "combined": ("#E69F00", "//")}
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 TRAINED = {False: "full model", True: "frozen backbone"}  # by whether the encoder is frozen
 MOST_IN_LEGEND = 12
+
+
+def styles_of(starts: Iterable[str]) -> dict[str, dict]:
+    """Give the style of each start: always of random and BYOL, of others if they are in `starts`.
+
+    A start that is the name of a file gets one of the colours that are left.
+    """
+    styles = {start: WEIGHTS[start] for start in ("random", "byol")}
+    left = itertools.cycle([c for c in LINES if c not in {s["color"] for s in WEIGHTS.values()}])
+    for start in sorted(set(starts) - styles.keys()):
+        of_file = {"linestyle": ":", "hatch": "xx", "label": f"weights of {printable(start)}"}
+        styles[start] = WEIGHTS.get(start) or {"color": next(left), **of_file}
+    return styles
 
 
 def plain(text: str) -> str:

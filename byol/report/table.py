@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from byol.config import REPRESENTATIONS
-from byol.report.style import TRAINED, WEIGHTS
+from byol.report.style import TRAINED, styles_of
 
 UNEVEN = 1.1  # share of the largest class against even shares, from which both are shown
 PROTOCOLS = {"linear": "linear evaluation", "knn": "kNN", "fine-tuned": "fine-tuned"}
@@ -89,16 +89,18 @@ def accuracy_table(groups: dict) -> str:
     """
     if not groups:
         return ""
-    lines = ["| test accuracy, % | random weights | BYOL weights |", "|---|---|---|"]
+    styles = styles_of(init for init, _ in groups)
+    labels = " | ".join(style["label"] for style in styles.values())
+    lines = [f"| test accuracy, % | {labels} |", "|---|" + "---|" * len(styles)]
     summaries = [run["summary"] for runs in groups.values() for run in runs]
     uneven = any(s.get("chance", 0) > UNEVEN / len(s["classes"]) for s in summaries)
     figures = {"test_accuracy": ""} | ({"balanced_accuracy": ", balanced"} if uneven else {})
     for freeze in (True, False):
         for figure, what in figures.items():
             cells = []
-            for init in WEIGHTS:
+            for init in styles:
                 summaries = [run["summary"] for run in groups.get((init, freeze), [])]
                 values = [s[figure] for s in summaries if figure in s]
                 cells.append(mean_and_deviation(values, " seeds") if values else "no run")
-            lines.append(f"| {TRAINED[freeze]}{what} | {cells[0]} | {cells[1]} |")
+            lines.append(f"| {TRAINED[freeze]}{what} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

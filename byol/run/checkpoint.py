@@ -17,14 +17,14 @@ from byol.errors import UserError, printable
 from byol.files import check_seal, reads_back, seal, write_atomically
 from byol.run.folder import LAST, PREVIOUS, make_folder
 
-ENCODER, TRAINING, CLASSIFIER = "byol-encoder", "byol-training", "byol-classifier"
+KINDS = ENCODER, TRAINING, CLASSIFIER = "byol-encoder", "byol-training", "byol-classifier"
 _KEYS = {
     ENCODER: {"encoder", "arch", "stem", "image_size", "mean", "std", "config", "data_fingerprint"},
     TRAINING: {"model", "optimizer", "scaler", "step", "config", "data_fingerprint"},
     CLASSIFIER: {"encoder", "head", "classes", "arch", "stem", "image_size", "mean", "std"},
 }
 # what an encoder's file decides for those who use it
-FROM_PRETRAINED = ("arch", "stem", "image_size", "mean", "std")
+FROM_PRETRAINED = ("arch", "stem", "image_size", "mean", "std", "channels")
 # the settings of pretraining that they need
 _SETTINGS = {"data", "store_size", "labels", "holdout", "split_seed", "epochs"}
 _WRITTEN_BY = {
@@ -92,10 +92,10 @@ def load_state(run_dir: Path) -> dict:
     return content
 
 
-def load(path: str | Path, kind: str) -> dict:
-    """Read a checkpoint of the given kind onto the CPU. No code in the file can run.
+def read(path: str | Path) -> object:
+    """Read what torch.save wrote onto the CPU. No code in the file can run.
 
-    Raises `UserError` for a file that is missing, damaged, holds code, or is of another kind.
+    Raises `UserError` for a file that is missing, damaged, or holds code.
     """
     path = Path(path)
     if not path.is_file():
@@ -111,6 +111,15 @@ def load(path: str | Path, kind: str) -> dict:
     # a state of training is sealed, but for those of earlier versions
     if whole is False or (whole is None and isinstance(content, dict) and content.get("sealed")):
         raise UserError(f"{path} cannot be read as a checkpoint: it is damaged; give another")
+    return content
+
+
+def load(path: str | Path, kind: str) -> dict:
+    """Read a checkpoint of the given kind onto the CPU. No code in the file can run.
+
+    Raises `UserError` for a file that is missing, damaged, holds code, or is of another kind.
+    """
+    path, content = Path(path), read(path)
     found = content.get("kind") if isinstance(content, dict) else None
     if found != kind:
         what = _WRITTEN_BY.get(found, "not a checkpoint of this project")
@@ -130,6 +139,8 @@ def _modernise(content: dict, kind: str, path: Path) -> dict:
 
     Raises `UserError` for a state that cannot go on: training on views of two sizes is gone.
     """
+    if kind != TRAINING:
+        content = {"channels": "colour", **content}
     settings = content.get("config")
     if not isinstance(settings, dict):
         return content
@@ -139,6 +150,8 @@ def _modernise(content: dict, kind: str, path: Path) -> dict:
             "gone; start anew in another --run-dir"
         )
     content = {**content, "config": modern_settings(settings)}
+    if kind == TRAINING:  # they began with random weights
+        content["config"] = {"weights": "random", "head_epochs": 1.0, **content["config"]}
     if kind == TRAINING and "log" not in content:
         kept = ("results", "seconds", "history")
         content["log"] = {key: content.pop(key) for key in kept if key in content}
@@ -150,12 +163,18 @@ def _modernise(content: dict, kind: str, path: Path) -> dict:
 
 
 def save_encoder(
-    path: str | Path, encoder: Encoder, config, step: int, fingerprint: str, run: str = ""
+    path: str | Path,
+    encoder: Encoder,
+    config,
+    step: int,
+    fingerprint: str,
+    run: str = "",
+    init_weights: str = "random",
 ) -> None:
     """Write the encoder for its readers, with what they need to know of its training.
 
     config: a `PretrainConfig`. step: how many steps it took. fingerprint: of the photos. run: the
-    name of the run.
+    name of the run. init_weights: the fingerprint of the weights that it began with.
     """
     shared = {key: getattr(config, key) for key in FROM_PRETRAINED}
     content = {
@@ -165,6 +184,7 @@ def save_encoder(
         "step": step,
         "data_fingerprint": fingerprint,
         "run": run,
+        "init_weights": init_weights,
     }
     save(path, ENCODER, content)
 
@@ -191,7 +211,8 @@ def load_pretrained(path: str | Path) -> dict:
             state = {}
         if "hidden_dim" not in state.get("config", {}):  # not a state of pretraining
             raise
-    config, step = state["config"], state["step"]
+    config, step = dict(state["config"]), state["step"]
+    init_weights = config.pop("weights")
     weights = {
         name.removeprefix("encoder."): value
         for name, value in state["model"].items()
@@ -204,6 +225,7 @@ def load_pretrained(path: str | Path) -> dict:
     )
     shared = {key: config[key] for key in FROM_PRETRAINED}
     about = {"config": config, "step": step, "data_fingerprint": state["data_fingerprint"]}
+    about["init_weights"] = init_weights
     return {"kind": ENCODER, "encoder": weights, **shared, **about}
 
 
@@ -237,6 +259,11 @@ def fingerprint_of(weights: dict[str, torch.Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def start_fingerprint(start: dict | None) -> str:
+    """Identify the weights that a run begins with: those of a checkpoint, or random ones."""
+    return fingerprint_of(start["encoder"]) if start else "random"
 
 
 def head_weights(head: nn.Linear) -> dict[str, torch.Tensor]:

@@ -47,14 +47,17 @@ class Run:
         self.name = secrets.token_hex(4)  # says later which run wrote a file
 
     @classmethod
-    def open(cls, config: PretrainConfig, flags: set[str]) -> Run:
+    def open(cls, config: PretrainConfig, flags: set[str], start: dict | None = None) -> Run:
         """Open the run of `train_byol.py`; with `--resume` read its last state.
+
+        start: the checkpoint that the encoder begins with; None is for random weights.
 
         Without a state there, `--resume` begins anew. Raises `UserError` if the folder holds
         another run, if the state cannot be read or has other settings, or if the encoder could not
         be written in the end.
         """
-        run = cls(config.run_dir, dataclasses.asdict(config), config)
+        weights = {"weights": checkpoint.start_fingerprint(start)}
+        run = cls(config.run_dir, dataclasses.asdict(config) | weights, config)
         checkpoint.check_writable(config.out)
         if config.resume and holds_a_run(run.folder):
             # a default or a file that changed does not change the length of a run

@@ -4,9 +4,10 @@
 happen in batches, `image_ops.py` holds the operations.
 
 The order is the paper's (arXiv 2006.07733, appendix B): crop and flip, colour jitter in random
-order, grayscale, blur, solarize, clip to 0..1, normalise. Each operation is torchvision's. The
-authors' own code differs in two: its brightness adds a constant, and its contrast turns about the
-mean of each channel; here brightness multiplies and contrast turns about the mean grey.
+order, grayscale, blur, solarize, clip to 0..1, normalise. Quarter turns follow the flip. Each
+operation is torchvision's. The authors' own code differs in two: its brightness adds a constant,
+and its contrast turns about the mean of each channel; here brightness multiplies and contrast turns
+about the mean grey.
 
 Every draw belongs to one photo and is a pure function of (seed, step, photo, view), so a view does
 not depend on how a batch is split or ordered.
@@ -77,8 +78,12 @@ def central_view(
     image_size: int,
     mean: Sequence[float],
     std: Sequence[float],
+    channels: str = "colour",
 ) -> Tensor:
-    """Make the view for evaluation: the photo's largest central square, resized, normalised."""
+    """Make the view for evaluation: the photo's largest central square, resized, normalised.
+
+    channels "grey": without its colour, as three equal channels.
+    """
     sizes = np.asarray(sizes, dtype=np.int64)
     side = sizes.min(axis=1, keepdims=True)
     corner = np.rint((sizes - side) / 2).astype(np.int64)  # torchvision's center_crop
@@ -90,8 +95,10 @@ def central_view(
         jitter=never,
         order=np.tile(ORDERS[0], (len(sizes), 1)),
         factors=np.tile([1.0, 1.0, 1.0, 0.0], (len(sizes), 1)),
-        grayscale=never,
+        grayscale=np.full(len(sizes), channels == "grey"),
         sigma=np.zeros(len(sizes)),
         solarize=never,
+        vertical_flip=never,
+        quarter_turns=np.zeros(len(sizes), dtype=np.int64),
     )
     return render(images, draws, image_size, mean, std)

@@ -28,6 +28,8 @@ class Draws:
     grayscale: np.ndarray  # (B,) bool
     sigma: np.ndarray  # (B,) of the blur, in pixels of a 224-pixel image; 0 is no blur
     solarize: np.ndarray  # (B,) bool
+    vertical_flip: np.ndarray  # (B,) bool
+    quarter_turns: np.ndarray  # (B,) to the left, after the flips: 0..3
 
 
 def uniforms(seed: int, step: int, photos: np.ndarray, view_index: int, count: int) -> np.ndarray:
@@ -54,7 +56,7 @@ def draw(
 ) -> Draws:
     """Draw view `view_index` of `photos` (B,), whose heights and widths are `sizes` (B, 2)."""
     sizes = np.asarray(sizes, dtype=np.int64)
-    u = uniforms(seed, step, photos, view_index, 2 * ATTEMPTS + 14)
+    u = uniforms(seed, step, photos, view_index, 2 * ATTEMPTS + 16)
     area, ratio, u = np.split(u, [ATTEMPTS, 2 * ATTEMPTS], axis=1)
     crop = draw_crop(view, sizes, area, ratio, u[:, 0], u[:, 1])
     spread = np.array([view.brightness, view.contrast, view.saturation, view.hue])
@@ -71,6 +73,10 @@ def draw(
         grayscale=u[:, 9] < view.grayscale,
         sigma=np.where(u[:, 10] < view.blur, low + (high - low) * u[:, 11], 0.0),
         solarize=u[:, 12] < view.solarize,
+        vertical_flip=u[:, 13] < view.vertical_flip,
+        quarter_turns=np.where(
+            u[:, 14] < view.quarter_turn, 1 + (u[:, 15] * 3).astype(np.int64), 0
+        ),
     )
 
 

@@ -85,6 +85,15 @@ def transform(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return wide.view(count, rows.shape[1], channels, columns.shape[1])
 
 
+def transpose(images: Tensor, which: Tensor) -> Tensor:
+    """Swap rows and columns of the images where `which` (B,) is true; others keep their bits.
+
+    images: (B, S, 3, S). After a mirroring of the columns it is a quarter turn to the left, after
+    one of the rows a quarter turn to the right.
+    """
+    return torch.where(which[:, None, None, None], images.transpose(1, 3), images).contiguous()
+
+
 def grey(images: Tensor) -> Tensor:
     """Brightness as the eye weighs it. (B, H, 3, W) to (B, H, W)."""
     red, green, blue = images.unbind(2)

@@ -20,7 +20,11 @@ class View:
     grayscale: float = 0.0  # probability
     blur: float = 0.0  # probability
     solarize: float = 0.0  # probability
+    vertical_flip: float = 0.0  # probability
+    quarter_turn: float = 0.0  # probability of one, two or three quarter turns, each alike
 
+
+ANY_WAY_UP = {"vertical_flip": 0.5, "quarter_turn": 0.75}  # all eight positions alike
 
 # fmt: off
 RECIPES: dict[str, tuple[View, View]] = {
@@ -44,10 +48,25 @@ RECIPES: dict[str, tuple[View, View]] = {
         View(crop_scale=(0.2, 1.0), jitter=0.8, hue=0.5, grayscale=0.5),
         View(crop_scale=(0.2, 1.0), jitter=0.8, hue=0.5, grayscale=0.5),
     ),
+    # Pictures without an up: microscopy, satellite, materials. Else as "short".
+    "any_way_up": (
+        View((0.2, 1.0), jitter=0.8, saturation=0.4, hue=0.2, grayscale=0.4, **ANY_WAY_UP),
+        View((0.2, 1.0), jitter=0.8, saturation=0.4, hue=0.2, grayscale=0.4, **ANY_WAY_UP),
+    ),
+    # Colour is what matters: flowers, food, birds, stains. The light changes, the hue stays.
+    "keep_colour": (
+        View((0.2, 1.0), jitter=0.8, saturation=0.2, hue=0.0),
+        View((0.2, 1.0), jitter=0.8, saturation=0.2, hue=0.0),
+    ),
 }
 # fmt: on
 
 CROP_AND_FLIP = View(crop_scale=(0.25, 1.0))  # for supervised fine-tuning
+
+
+def in_grey(view: View) -> View:
+    """Give what a view does to photos whose colour is taken away from all of them."""
+    return replace(view, saturation=0.0, hue=0.0, grayscale=1.0)
 
 
 def adjust_recipe(

@@ -24,7 +24,7 @@ class Plan:
     hue_slot: np.ndarray  # (B,) before which blend the hue turns: 0..3; NO_HUE, NO_JITTER
     grayscale: np.ndarray  # (B,) bool
     solarize: np.ndarray  # (B,) bool
-    turned: np.ndarray  # (B,) bool: the photo is stored transposed
+    transposed: np.ndarray  # (B,) bool: in the end rows become columns
 
     def take(self, which: np.ndarray | slice) -> Plan:
         return Plan(*(getattr(self, field.name)[which] for field in fields(self)))
@@ -41,7 +41,7 @@ WIDTHS = {  # how many columns of `numbers` hold what
         "last": 2,
     },  # the box along rows and columns
     **{"keep": BLENDS, "to_grey": BLENDS, "to_mean": BLENDS},  # the coefficients of each blend
-    **{"turn": 1, "sigma": 1, "lift": 1, "turned": 1},
+    **{"turn": 1, "sigma": 1, "lift": 1, "transposed": 1},
 }
 
 
@@ -57,7 +57,10 @@ def plan_views(draws: Draws, stored: tuple[int, int], view_side: int) -> Plan:
     start = draws.crop[:, :2] * sides / draws.sizes
     extent = draws.crop[:, 2:] * sides / draws.sizes
     first, last = np.floor(start + 1e-6), np.ceil(start + extent - 1e-6)
-    mirrored = np.stack([np.zeros(count, bool), draws.flip], axis=1)
+    # a quarter turn to the left mirrors left and right, then rows become columns
+    up_down = draws.vertical_flip ^ np.isin(draws.quarter_turns, (2, 3))
+    mirrored = np.stack([up_down, draws.flip ^ np.isin(draws.quarter_turns, (1, 2))], axis=1)
+    transposed = turned ^ (draws.quarter_turns % 2 == 1)
     box_step = np.where(mirrored, -extent, extent) / view_side
     start = np.where(mirrored, start + extent, start)
     axes = np.where(turned[:, None], (1, 0), (0, 1))
@@ -78,7 +81,7 @@ def plan_views(draws: Draws, stored: tuple[int, int], view_side: int) -> Plan:
     hue_slot = np.where(draws.jitter, hue_slot, NO_JITTER)
     sigma = draws.sigma * view_side / 224
     lift = np.where(draws.solarize, 1.0, 3.0)
-    rest = np.stack([turn, sigma, lift, turned], axis=1)
+    rest = np.stack([turn, sigma, lift, transposed], axis=1)
     place = np.arange(count)[:, None]
     columns = [place, start, box_step, first, last, keep, to_grey, to_mean, rest]
     plan = Plan(
@@ -87,7 +90,7 @@ def plan_views(draws: Draws, stored: tuple[int, int], view_side: int) -> Plan:
         hue_slot=hue_slot,
         grayscale=draws.grayscale,
         solarize=draws.solarize,
-        turned=turned,
+        transposed=transposed,
     )
     return plan.take(np.lexsort((plan.solarize, plan.grayscale, plan.hue_slot, plan.blur)))
 
@@ -159,9 +162,8 @@ def make_views(images: Tensor, plan: Plan, numbers: Tensor, view_side: int) -> T
     x = images.new_empty((count, height, 3, width), dtype=torch.float32)
     x.copy_(images.transpose(1, 2))
     x = image_ops.transform(x, rows, columns).div_(255).clamp_(0, 1)
-    if plan.turned.any():
-        upright = names["turned"][:, :, None, None] == 0
-        x = torch.where(upright, x, x.transpose(1, 3))
+    if plan.transposed.any():
+        x = image_ops.transpose(x, names["transposed"][:, 0] > 0)
 
     for slot in range(BLENDS):
         turning = np.flatnonzero(plan.hue_slot == slot)  # neighbours, as the plan is sorted

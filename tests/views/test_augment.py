@@ -15,14 +15,16 @@ from torchvision.transforms import functional as reference
 from byol.hardware.batches import Batch
 from byol.views.augment import Augment, TwoViews, central_view
 from byol.views.draws import CONTRAST, HUE, SATURATION, Draws, draw, uniforms
-from byol.views.recipes import CROP_AND_FLIP, RECIPES, View, adjust_recipe
+from byol.views.recipes import CROP_AND_FLIP, RECIPES, View, adjust_recipe, in_grey
 from byol.views.render import chunks, plan_views, render
 from data.decode import decode
 from data.shape import stored_shape
 
 MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.2, 0.22)
 MANY = 20_000
-EVERYTHING = View(jitter=0.8, hue=0.5, grayscale=0.3, blur=0.5, solarize=0.4)
+EVERYTHING = View(
+    jitter=0.8, hue=0.5, grayscale=0.3, blur=0.5, solarize=0.4, vertical_flip=0.4, quarter_turn=0.7
+)
 
 
 def smooth(count: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -48,6 +50,9 @@ def torchvision_chain(image: Tensor, draws: Draws, row: int, size: int) -> Tenso
     x = reference.resized_crop(x, *box, [size, size], bicubic, antialias=True).clamp(0, 1)
     if draws.flip[row]:
         x = reference.hflip(x)
+    if draws.vertical_flip[row]:
+        x = reference.vflip(x)
+    x = torch.rot90(x, int(draws.quarter_turns[row]), (1, 2))
     adjustments = (
         reference.adjust_brightness,
         reference.adjust_contrast,
@@ -75,7 +80,17 @@ def assert_is_torchvisions(images: Tensor, draws: Draws, size: int) -> None:
 
 
 @pytest.mark.parametrize(("store", "size"), [(72, 64), (40, 64), (128, 48)])
-@pytest.mark.parametrize("view", [EVERYTHING, *RECIPES["photos"], RECIPES["cartoons"][0]])
+@pytest.mark.parametrize(
+    "view",
+    [
+        EVERYTHING,
+        *RECIPES["photos"],
+        RECIPES["cartoons"][0],
+        RECIPES["any_way_up"][0],
+        RECIPES["keep_colour"][1],
+        in_grey(RECIPES["photos"][1]),
+    ],
+)
 def test_chain_is_torchvisions(view: View, store: int, size: int) -> None:
     count = 24
     draws = draw(view, 0, 1, 2, np.arange(count), squares(count, store))
@@ -124,11 +139,53 @@ def test_an_operation_leaves_the_other_images_bits() -> None:
         {"grayscale": odd},
         {"sigma": odd * 2.0},
         {"solarize": odd},
+        {"vertical_flip": odd},
+        {"quarter_turns": odd * 1},
     ):
         draws = dataclasses.replace(plain, **{"jitter": never, **change})
         out = render(images, draws, 40, MEAN, STD, chunk=16)
         assert torch.equal(out[~odd], untouched[~odd])
         assert ((out - untouched)[odd].abs().amax((1, 2, 3)) > 1e-3).all()
+
+
+def test_the_eight_positions_are_exact_and_alike() -> None:
+    """A view that shows the whole photo at its size, in each position: not one bit is mixed."""
+    images, none = smooth(1, 32, 32).repeat(8, 1, 1, 1), np.zeros(8, bool)
+    draws = dataclasses.replace(
+        draw(View(crop_scale=(1, 1), crop_ratio=(1, 1)), 0, 0, 0, np.arange(8), squares(8, 32)),
+        flip=np.arange(8) >= 4,
+        vertical_flip=none,
+        quarter_turns=np.arange(8) % 4,
+    )
+    out = render(images, draws, 32, (0, 0, 0), (1, 1, 1))
+    upright = render(images[:1], dataclasses.replace(
+        draws, **{field.name: getattr(draws, field.name)[:1] for field in dataclasses.fields(draws)}
+    ), 32, (0, 0, 0), (1, 1, 1))[0]  # fmt: skip
+    for row, view in enumerate(out):
+        expected = torch.rot90(upright.flip(2) if row >= 4 else upright, row % 4, (1, 2))
+        assert torch.equal(view, expected)
+    assert len({view.numpy().tobytes() for view in out}) == 8
+    for view in RECIPES["any_way_up"]:
+        positions = many(view)
+        turned = positions.quarter_turns + 2 * positions.vertical_flip  # upside down is half a turn
+        place = turned % 4 + 4 * (positions.flip ^ positions.vertical_flip)  # and a mirroring
+        _, counts = np.unique(place, return_counts=True)
+        assert abs(counts - MANY / 8).max() < 5 * np.sqrt(MANY / 8)
+
+
+def test_new_operations_leave_the_draws_of_the_others_as_they_were() -> None:
+    """Recorded values of the first version: a run that goes on sees the views that it saw."""
+    draws = draw(RECIPES["photos"][1], 1, 3, 5, np.array([7, 8]), np.array([[90, 60], [64, 64]]))
+    assert draws.crop.tolist() == [[24, 0, 64, 56], [11, 13, 29, 36]]
+    assert draws.order.tolist() == [[0, 1, 3, 2], [3, 1, 0, 2]]
+    factors = [
+        [1.3034144370424252, 0.6958796849769957, 0.9163089512210417, -0.003604955312104763],
+        [1.376668977340393, 1.3951074495500182, 1.1760693689211223, 0.081714821434822],
+    ]
+    np.testing.assert_allclose(draws.factors, factors, rtol=1e-12)
+    assert (draws.flip.tolist(), draws.jitter.tolist()) == ([True, True], [True, False])
+    assert not draws.vertical_flip.any()
+    assert not draws.quarter_turns.any()
 
 
 def test_crop_is_taken_in_the_photos_own_shape() -> None:
@@ -248,6 +305,23 @@ def test_fine_detail_along_the_long_side_is_kept(size) -> None:
     assert detail_kept((180, 180)) < 0.75
 
 
+def test_photos_in_grey_are_torchvisions_grayscale() -> None:
+    images, sizes = smooth(4, 40, 40), squares(4, 40)
+    grey = reference.rgb_to_grayscale(images.float() / 255, 3)
+    ours = central_view(images, sizes, 40, (0, 0, 0), (1, 1, 1), "grey")
+    torch.testing.assert_close(ours, grey, atol=1e-4, rtol=0)
+    for view in map(in_grey, RECIPES["short"]):
+        seen = Augment(view, 0, 32, (0, 0, 0), (1, 1, 1), 0)(images, sizes, np.arange(4), 0)
+        assert torch.equal(seen[:, 0], seen[:, 1])
+        assert torch.equal(seen[:, 0], seen[:, 2])
+        # of photos that are grey already, colour has nothing to say
+        stored = images[:, :1].repeat(1, 3, 1, 1)
+        of_grey = Augment(view, 0, 32, MEAN, STD, 0)(stored, sizes, np.arange(4), 0)
+        plain = dataclasses.replace(view, grayscale=0.0)
+        as_stored = Augment(plain, 0, 32, MEAN, STD, 0)(stored, sizes, np.arange(4), 0)
+        torch.testing.assert_close(of_grey, as_stored, atol=2e-3, rtol=0)
+
+
 def test_crop_distribution_is_random_resized_crops() -> None:
     view, (height, width) = View(crop_scale=(0.08, 0.5)), (300, 400)
     top, left, tall, wide = many(view).crop.T
@@ -282,7 +356,10 @@ def test_crop_falls_back_to_the_centre(size, expected) -> None:
     assert (draws.crop == expected).all()
 
 
-@pytest.mark.parametrize("view", [EVERYTHING, *RECIPES["photos"], *RECIPES["cartoons"]])
+@pytest.mark.parametrize(
+    "view",
+    [EVERYTHING, *RECIPES["photos"], *RECIPES["cartoons"], *RECIPES["any_way_up"]],
+)
 def test_rates_are_the_recipes(view: View) -> None:
     draws = many(view)
     rates = {
@@ -291,6 +368,8 @@ def test_rates_are_the_recipes(view: View) -> None:
         "grayscale": draws.grayscale,
         "blur": draws.sigma > 0,
         "solarize": draws.solarize,
+        "vertical_flip": draws.vertical_flip,
+        "quarter_turn": draws.quarter_turns > 0,
     }
     for name, happened in rates.items():
         chance = getattr(view, name)

@@ -148,6 +148,15 @@ def test_blur_has_no_subnormal_weights() -> None:
     assert weights[weights != 0].min() > 1e-13
 
 
+def test_a_mirroring_and_a_transposition_are_torchs_quarter_turns() -> None:
+    images = rough(3, 32)
+    which = torch.tensor([True, False, True])
+    for mirrored, turns in ((images.flip(3), 1), (images.flip(2), 3)):
+        ours = image_ops.transpose(rows_first(mirrored), which).transpose(1, 2)
+        assert torch.equal(ours[which], torch.rot90(images, turns, (2, 3))[which])
+        assert torch.equal(ours[1], mirrored[1])
+
+
 def test_solarize_is_torchvisions_or_nothing() -> None:
     images = rough(2, 32)
     images[:, :, 0, :3] = torch.tensor([0.5, np.nextafter(np.float32(0.5), 0), 0.50001])
