@@ -304,6 +304,45 @@ def test_two_of_a_kind_have_rows_of_their_own(world, monkeypatch):
     }  # fmt: skip
 
 
+def test_given_weights_have_rows_beside_ours(world, trained):
+    """`--init`: as they are in the file, seen as the checkpoint sees photos."""
+    torch.manual_seed(7)
+    weights = Encoder().state_dict()
+    torch.save({"state_dict": {f"module.{key}": v for key, v in weights.items()}}, "given.pth")
+    classic = str(world / "classic.pt")
+    code = evaluate.main([classic, *FINE, "--init", "given.pth", "--labels", "8", "--seeds", "1"])
+    assert code == 0
+    cells = json.loads(Path("evaluation/table.json").read_text())["cells"]
+    assert {c["weights"] for c in cells} >= {"classic", "given.pth", "random"}
+    digest = checkpoint.fingerprint_of(weights)
+    assert f"given-{digest[:12]}-avgpool-8-2epochs-seed0" in trained
+
+
+def test_given_weights_are_judged_by_their_own_features(world):
+    """The weights of a checkpoint, as a file of another origin, give the checkpoint's accuracy."""
+    content = checkpoint.load(world / "classic.pt", checkpoint.ENCODER)
+    torch.save(content["encoder"], "given.pth")
+    assert evaluate.main([str(world / "classic.pt"), "--init", "given.pth", *FROZEN]) == 0
+    values = {(c["weights"], c["representation"], c["protocol"]): c["values"] for c in cells_of()}
+    for representation in ("avgpool", "combined"):
+        for protocol in ("linear", "knn"):
+            ours, theirs = (
+                values[name, representation, protocol] for name in ("classic", "given.pth")
+            )
+            assert ours == theirs
+
+
+def test_given_weights_that_cannot_be_judged(world, capsys):
+    multi = str(world / "multi.pt")
+    fails(capsys, evaluate.main([multi, "--init", multi]), "stand without --init")
+    fails(capsys, evaluate.main([multi, "--init", "random"]), "always judged")
+    torch.save(Encoder("resnet34").state_dict(), "other.pth")
+    fails(capsys, evaluate.main([multi, "--init", "other.pth"]), "other.pth is a resnet34")
+    torch.save(Encoder().state_dict(), "a.pth")
+    shutil.copy("a.pth", "b.pth")
+    fails(capsys, evaluate.main([multi, "--init", "a.pth", "b.pth"]), "b.pth is given twice")
+
+
 def test_a_classic_checkpoint_takes_the_blocks_that_multi_was_trained_with(world, capsys):
     multi = changed(
         world / "multi.pt", "m.pt", config={"inner_blocks": ["layer1.0"], "inner_grids": [2]}

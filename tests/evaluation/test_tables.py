@@ -32,3 +32,14 @@ def test_the_accuracies_of_classifiers_stand_by_start_and_part():
         "| full model | no run | no run |",
     ]
     assert table.accuracy_table({}) == ""
+
+
+def test_other_starts_have_columns_of_their_own():
+    run = {"summary": {"test_accuracy": 0.5, "classes": ["a", "b"]}}
+    lines = table.accuracy_table({("imagenet", True): [run], ("a", False): [run]}).splitlines()
+    assert lines == [
+        "| test accuracy, % | random weights | BYOL weights | weights of a | ImageNet weights |",
+        "|---|---|---|---|---|",
+        "| frozen backbone | no run | no run | no run | 50.0 |",
+        "| full model | no run | no run | 50.0 | no run |",
+    ]

@@ -55,6 +55,31 @@ def test_biases_and_batchnorm_have_no_decay_and_no_adaptation():
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
+def test_the_encoder_has_a_rate_of_its_own(name):
+    """At scale 0 not one bit of it changes, at 1 all is as without groups of its own."""
+
+    def trained(own: bool, *scales: float) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Linear(4, 2))
+        groups = parameter_groups(model, model[0] if own else None)
+        assert sum(len(group["params"]) for group in groups) == 6
+        optimizer = build_optimizer(name, groups, 0.1)
+        for scale in scales:
+            set_lr(optimizer, 0.1, scale)
+            optimizer.zero_grad()
+            model(torch.randn(8, 3)).square().sum().backward()
+            optimizer.step()
+        return [p.detach() for p in model.parameters()]
+
+    begin, still, moved = trained(True), trained(True, 0, 0, 0), trained(True, 0, 0.5)
+    assert all(torch.equal(a, b) for a, b in zip(begin[:4], still[:4], strict=True))
+    assert not torch.equal(begin[4], still[4])
+    assert not torch.equal(begin[0], moved[0])
+    for a, b in zip(trained(True, 1, 1, 1), trained(False, 1, 1, 1), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
 def test_each_optimizer_lowers_a_loss_at_its_own_default(name):
     torch.manual_seed(0)
     model = nn.Sequential(

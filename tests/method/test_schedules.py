@@ -26,6 +26,19 @@ def test_lr_warms_up_linearly_and_falls_by_a_cosine():
     assert falling == sorted(falling, reverse=True)
 
 
+def test_the_encoder_waits_for_the_heads_and_warms_up():
+    """Ten steps an epoch: 20 for the heads, then 10 of warm-up; without heads' epochs as ever."""
+    schedule = Schedule(100, 10, 8, 1.0, 2.0, 0, head_epochs=2.0)
+    scales = [schedule.encoder_scale(step) for step in range(80)]
+    assert scales[:20] == [0.0] * 20
+    assert scales[20:30] == pytest.approx([k / 10 for k in range(10)])
+    assert scales[30:] == [1.0] * 50
+    at_once = Schedule(100, 10, 8, 0.0, 2.0, 0, head_epochs=2.0)
+    assert [at_once.encoder_scale(step) for step in (19, 20)] == [0.0, 1.0]
+    short = Schedule(100, 10, 1, 0.0, 2.0, 0, head_epochs=2.0)
+    assert short.head_steps == 5  # half of a run at most
+
+
 def test_an_epoch_shows_each_image_once_and_drops_the_rest():
     seen = np.concatenate([positions_at(step, 23, 5, seed=1) for step in range(4)])
     assert len(seen) == 20
