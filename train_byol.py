@@ -107,6 +107,7 @@ def describe_run(config: PretrainConfig, model: BYOL, schedule, device: str, bat
         if getattr(config, key) != value
     )
     start = "" if config.init == "random" else f" from {printable(config.init)}"
+    changes += ", photos in grey" if config.channels == "grey" else ""
     place = ", photos in its memory" if batches.on_gpu else ""
     return (
         f"model       {config.arch} ({config.stem} stem){start}, {of_encoder:.1f} M weights; "

@@ -107,7 +107,7 @@ def draw_accuracy(groups: dict) -> plt.Figure:
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, labels, loc="upper left", ncols=min(len(styles), 3))
+        axes.legend(handles, labels, loc="upper left", ncols=2)
     return figure
 
 

@@ -106,8 +106,10 @@ def read(path: str | Path) -> object:
         if whole is not False:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = "it holds more than weights" if "GLOBAL" in str(error) else "it is damaged"
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason}; give another") from None
+        reason = "it is damaged; give another"
+        if "GLOBAL" in str(error):
+            reason = "it holds more than weights; give another, or its state dict alone"
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from None
     # a state of training is sealed, but for those of earlier versions
     if whole is False or (whole is None and isinstance(content, dict) and content.get("sealed")):
         raise UserError(f"{path} cannot be read as a checkpoint: it is damaged; give another")

@@ -197,6 +197,7 @@ def test_a_classifier_that_was_stopped_knows_its_weights(classify, given, photo_
 def test_a_classifier_takes_the_channels_of_its_encoder(pretrain, classify, photos, capsys):
     """An encoder of grey photos gives a classifier that does not see colour."""
     assert pretrain("--channels", "grey", "--epochs", "1") == 0
+    assert "recipe cartoons, photos in grey\n" in capsys.readouterr().out
     assert classify("--init", "byol.pt", "--freeze") == 0
     content = checkpoint.load("runs/classifier-byol-frozen/classifier.pt", checkpoint.CLASSIFIER)
     assert content["channels"] == "grey"
