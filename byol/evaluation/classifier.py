@@ -119,8 +119,8 @@ class Classifier(nn.Module):
 
     def extractor(self, device: torch.device, amp: torch.dtype | None) -> FeatureExtractor:
         """Build what computes the features of photos as this classifier wants to see them."""
-        keys = ("image_size", "mean", "std", "channels")
-        viewing = {key: self.settings[key] for key in keys}
+        viewing = {key: self.settings[key] for key in ("image_size", "mean", "std")}
+        viewing["channels"] = self.settings.get("channels", "colour")
         return FeatureExtractor(**viewing, device=device, amp=amp, inner_blocks=self.inner_blocks)
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from photo_files import stored
 from torch import nn
+from torchvision.transforms import functional as reference
 
 from byol.encoder import Encoder
 from byol.errors import UserError
@@ -19,7 +20,7 @@ from byol.views.augment import central_view
 
 CPU = torch.device("cpu")
 SETTINGS = {"arch": "resnet18", "stem": "imagenet", "image_size": 32,
-            "mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.25]}  # fmt: skip
+            "mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.25], "channels": "colour"}  # fmt: skip
 CLASSES = ["cat", "dog", "other"]
 BLOCKS = {"layer3.0": 1, "layer2.0": 2}
 
@@ -66,6 +67,18 @@ def trained(photos, kind: str, blocks=BLOCKS) -> Classifier:
         F.cross_entropy(scores, truth).backward()
         optimizer.step()
     return classifier
+
+
+def test_a_classifier_of_photos_in_grey_sees_torchvisions_grayscale(photos, tmp_path):
+    torch.manual_seed(0)
+    Classifier(Encoder(), {}, CLASSES, {**SETTINGS, "channels": "grey"}).save(tmp_path / "c.pt", {})
+    classifier, rows = Classifier.load(tmp_path / "c.pt", CPU), np.arange(12)
+    views = central_view(torch.from_numpy(photos.images[rows]), photos.sizes, 32, [0] * 3, [1] * 3)
+    views = reference.rgb_to_grayscale(views, 3)
+    with torch.no_grad():
+        scores = classifier(reference.normalize(views, SETTINGS["mean"], SETTINGS["std"]))
+    found = classifier.predict(photos, rows, CPU, None)
+    torch.testing.assert_close(found, scores.softmax(1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("blocks", [{}, BLOCKS], ids=["avgpool", "combined"])
