@@ -199,3 +199,74 @@ def _remedy(purpose: str, count: int, groups: list[np.ndarray]) -> str:
 
 def _rank(seed: int, purpose: str, name: str) -> bytes:
     return hashlib.sha256(f"{seed}:{purpose}:{name}".encode("utf-8", "surrogatepass")).digest()
+
+
+def stratified_folds(
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    count: int,
+    seed: int,
+    classes: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Give each labelled photo the number of its fold: int64 (N,), 0 to the count of folds - 1.
+
+    labels: int64 (N,), 0 or more; groups: int64 (N,), photos of one number are never in two folds.
+    Each class is spread evenly: without groups its folds differ by one photo at most, and so do
+    the folds as a whole. There are `count` folds, or fewer (two at least) if a class has fewer
+    photos or groups. `classes` are the names for an error.
+
+    Raises `UserError` if a class cannot be in two folds.
+    """
+    if count < 2:
+        raise UserError(f"{count} folds are too few for cross-validation; give 2 or more")
+    there, columns = np.unique(labels, return_inverse=True)
+    own = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    parts = np.unique(np.stack([columns, own]), axis=1)[0]  # the class of each part of a group
+    for column, number in enumerate(np.bincount(parts)):
+        count = min(count, int(number))
+        if number < 2:
+            raise _too_few_to_fold(there[column], groups, classes)
+    if groups is None:
+        order = sorted(range(len(labels)), key=lambda at: (columns[at], _fold_rank(seed, at)))
+        folds = np.empty(len(labels), np.int64)
+        folds[order] = np.arange(len(labels)) % count
+        return folds
+
+    table = np.zeros((own.max() + 1, len(there)), np.int64)  # photos: groups by classes
+    np.add.at(table, (own, columns), 1)
+    in_fold = np.zeros((count, len(there)), np.int64)
+    shares = 1 / table.sum(axis=0) ** 2.0
+    fold_of = np.empty(len(table), np.int64)
+    for group in _largest_first(table, seed):
+        # the sum of squares of (photos in the fold / photos of the class) grows least
+        growth = in_fold @ (table[group] * shares)
+        fold = np.lexsort((in_fold.sum(axis=1), growth.round(12)))[0]
+        fold_of[group] = fold
+        in_fold[fold] += table[group]
+    for column in np.flatnonzero((in_fold > 0).sum(axis=0) < 2):
+        raise _too_few_to_fold(there[column], groups, classes)
+    return fold_of[own]
+
+
+def _largest_first(table: np.ndarray, seed: int) -> list[int]:
+    """Order groups by size, those of one size by their main class, and then at random."""
+    sizes, mains = table.sum(axis=1), table.argmax(axis=1)
+    return sorted(
+        range(len(table)),
+        key=lambda group: (-sizes[group], mains[group], _fold_rank(seed, group)),
+    )
+
+
+def _fold_rank(seed: int, index: int) -> bytes:
+    return _rank(seed, "folds", str(index))
+
+
+def _too_few_to_fold(
+    label: int, groups: np.ndarray | None, classes: Sequence[str] | None
+) -> UserError:
+    name = printable(classes[label]) if classes else f"number {label}"
+    what = "photo" if groups is None else "group of --group-by"
+    return UserError(
+        f"class {name} has too few labelled photos for cross-validation: each class needs more "
+        f"than one {what}; label more photos of it, or leave the class out"
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from byol.errors import UserError
-from data import Photos, make_split
+from data import Photos, make_split, stratified_folds
 
 PARTS = ("labelled", "unlabelled", "holdout", "test")
 
@@ -191,3 +191,79 @@ def test_drawing_all_of_a_class_and_none_of_another():
     split = make_split(photos, 0, holdout=3)
     assert per_class(photos, split.holdout) == [1, 1, 1, 0]
     assert len(split.unlabelled) == 46
+
+
+# ---- folds ----
+
+
+def spread(labels, folds) -> np.ndarray:
+    """Count the photos of each class (rows) in each fold (columns)."""
+    table = np.zeros((labels.max() + 1, folds.max() + 1), np.int64)
+    np.add.at(table, (labels, folds), 1)
+    return table
+
+
+@pytest.mark.parametrize("counts", [(40, 40), (7, 23, 11), (5, 5, 5, 93)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_folds_spread_each_class_evenly(counts, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    np.random.default_rng(0).shuffle(labels)
+    folds = stratified_folds(labels, None, 5, seed)
+    table = spread(labels, folds)
+    assert table.shape == (len(counts), 5)
+    assert (table.max(axis=1) - table.min(axis=1) <= 1).all()
+    assert np.ptp(table.sum(axis=0)) <= 1
+    assert (folds == stratified_folds(labels, None, 5, seed)).all()
+    assert (folds != stratified_folds(labels, None, 5, seed + 1)).any()
+
+
+def test_folds_do_not_follow_the_order_of_the_photos():
+    folds = stratified_folds(np.zeros(1000, np.int64), None, 5, 0)
+    # neighbours share a fold as often as chance has it, which is one time in five
+    assert 0.15 < (folds[1:] == folds[:-1]).mean() < 0.25
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_group_is_never_in_two_folds(seed):
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 60, 500) * 7 - 100
+    labels = rng.integers(0, 3, 500)
+    labels[groups < 0] = 2  # some groups are of one class
+    folds = stratified_folds(labels, groups, 5, seed)
+    for group in np.unique(groups):
+        assert len(np.unique(folds[groups == group])) == 1
+    table = spread(labels, folds)
+    shares = table / table.sum(axis=1, keepdims=True)
+    assert abs(shares - 0.2).max() < 0.05  # a group is up to 2 % of the photos
+
+
+def test_photos_in_groups_of_one_are_as_photos_without_groups():
+    labels = np.array([0, 1] * 9)
+    alone = stratified_folds(labels, np.arange(18), 3, 4)
+    assert (alone == stratified_folds(labels, None, 3, 4)).all()
+
+
+def test_the_smallest_class_says_how_many_folds_there_are():
+    labels = np.array([0] * 50 + [1] * 3)
+    assert stratified_folds(labels, None, 5, 0).max() == 2
+    groups = np.array([*range(50), 50, 50, 51])
+    folds = stratified_folds(labels, groups, 5, 0)
+    assert folds.max() == 1
+    assert folds[50] == folds[51] != folds[52]
+
+
+@pytest.mark.parametrize(
+    ("groups", "word"), [(None, "more than one photo"), ([1, 2, 3, 3], "group of --group-by")]
+)
+def test_a_class_that_cannot_be_in_two_folds_is_named(groups, word):
+    labels = np.array([0, 0, 1, 1] if groups else [0, 0, 0, 1])
+    groups = groups and np.array(groups)
+    with pytest.raises(UserError, match=f"class dog has too few .* {word}"):
+        stratified_folds(labels, groups, 5, 0, ["cat", "dog"])
+    with pytest.raises(UserError, match="class number 1"):
+        stratified_folds(labels, groups, 5, 0)
+
+
+def test_one_fold_is_no_cross_validation():
+    with pytest.raises(UserError, match="give 2 or more"):
+        stratified_folds(np.array([0, 0, 1, 1]), None, 1, 0)
