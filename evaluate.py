@@ -50,7 +50,8 @@ from byol.run.folder import clear_half_written, lock_run_folder, make_folder
 from data import make_split, open_photos
 
 TO_CLASSIFIER = (  # flags that are settings of train_classifier.py
-    *("config", "data", "classes_at", "inner_blocks", "inner_grids"),
+    *("config", "data", "classes_at", "labelled", "labels_file", "label_pattern", "group_by"),
+    *("inner_blocks", "inner_grids"),
     *("device", "amp", "lr", "encoder_lr_scale"),
 )
 
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     _lock = lock_run_folder(out, "--out")  # until main ends
     clear_half_written(out)
     photos = open_photos(
-        config.data, config.stored_side, config.classes_at, skip_broken=config.skip_broken
+        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
     )
     take_split(config, judged[0].pretrained, photos, given)  # that of all is that of the first
     config = dataclasses.replace(config, init="random")
@@ -149,6 +150,8 @@ def read_flags(argv: list[str] | None):
     add("--data", help="the images [those of pretraining]")
     add("--classes-at", help="which folder of a photo's path names its class, or auto [that of "
         "pretraining]")  # fmt: skip
+    for flag in ("--labelled", "--labels-file", "--label-pattern", "--group-by"):
+        add(flag, help="as for train_byol.py [that of pretraining]")
     add("--skip-broken", action="store_true", help="go on without the broken files, also if they "
         "are more than 10 %%")  # fmt: skip
     add("--inner-blocks", nargs="+",

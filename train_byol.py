@@ -45,12 +45,13 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- photos
     photos = open_photos(
-        config.data, config.stored_side, config.classes_at, skip_broken=config.skip_broken
+        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
     )
     run.check_same_photos(photos)
     labels = config.labels if photos.classes else 0
     split = make_split(photos, labels, config.holdout, config.split_seed)
-    schedule = config.schedule(len(split.unlabelled))  # rate, tau and order of the photos by step
+    run.check_same_split(split)
+    schedule = config.schedule(len(split.learned))  # rate, tau and order of the photos by step
     print(f"data        {split.describe(photos)}")
 
     # ---- networks, optimizer, views
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     groups = parameter_groups(model, encoder if start else None)
     optimizer = build_optimizer(config.optimizer, groups, config.decay, scaler.enabled)
     two_views = TwoViews(config.views, config.view_side, config.mean, config.std, config.seed)
-    batches = Batches(photos, split.unlabelled, schedule, config.photos_in, device)
+    batches = Batches(photos, split.learned, schedule, config.photos_in, device)
     backward = Backward(model, config, amp, scaler)  # forward and backward, by the fastest way
     log = PretrainLog(run.folder, config, model.outputs, schedule, scaler, device)
     print(describe_run(config, model, schedule, f"{describe(device, amp)}, {backward}", batches))
@@ -89,8 +90,8 @@ def main(argv: list[str] | None = None) -> None:
 
         # a first Ctrl-C lets this finish
         out = run.free_out(config.out)
-        about = schedule.total_steps, photos.fingerprint, run.name, run.settings["weights"]
-        save_encoder(out, encoder, config, *about)
+        about = photos.fingerprint, run.name, run.settings["weights"], photos.label_digest
+        save_encoder(out, encoder, config, schedule.total_steps, *about)
     out = printable(shlex.quote(out))
     print(f"took {log.summary()}")
     print(f"wrote {out}: now python train_classifier.py --init {out} --freeze")

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint.load_encoder(pretrained, config.init)  # raises before the photos are packed
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
     photos = open_photos(
-        config.data, config.stored_side, config.classes_at, skip_broken=config.skip_broken
+        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
     )
     take_split(config, pretrained, photos, flags)
     try:

@@ -77,7 +77,9 @@ def _add_layer(config, values: dict):
     resets = {}
     for choice, belonging in BELONGING.items():
         if choice in values and values[choice] != getattr(config, choice):
-            resets |= {key: value for key, value in belonging.items() if key in hints}
+            for key in belonging.keys() & hints.keys():
+                value = belonging[key]
+                resets[key] = value(values[choice]) if callable(value) else value
     for key, value in resets.items():
         if value is None and type(None) not in typing.get_args(hints[key]):
             resets[key] = getattr(type(config), key)

@@ -34,8 +34,10 @@ GROUPS = {  # of `--help`
     "hardware": "where and how it is computed; results agree up to rounding",
     "saving": "files and folders, stopping and going on",
 }
+DATA, LABELS = "cats-vs-dogs", 250  # the default photos, and how many of them are labelled
 # If one of these is set, the defaults of what belongs to it no longer fit. They become these.
 BELONGING = {
+    "data": {"labels": lambda data: LABELS if data == DATA else None},  # all that are there
     "optimizer": {"lr": None, "weight_decay": None},  # the optimizer's own
     "image_size": {"view_size": None},  # the image size
     "recipe": {"crop_min": None, "jitter_strength": 1.0, "grayscale": None, "solarize": None},
@@ -50,9 +52,15 @@ RENAMED = {
 }
 GONE = ("compile", "first_epochs")
 # what earlier versions did, which did not have these settings
-NEW = {"classes_at": None, "channels": "colour"}
+NEW = dict.fromkeys(("classes_at", "labelled", "labels_file", "label_pattern", "group_by"))
+NEW |= {"channels": "colour"}
+NEW_OF_CLASSIFIER = {"class_weights": "none"}
+# Where labels are read, if not by the rules for class folders, and which of these go together
+NAMING = ("labelled", "labels_file", "label_pattern", "classes_at")
+TOGETHER = {"labelled", "classes_at"}
 MAY_DIFFER_ON_RESUME = {
-    *("device", "amp", "deterministic", "cuda_graph", "photos_in", "data", "skip_broken"),
+    *("device", "amp", "deterministic", "cuda_graph", "photos_in", "skip_broken"),
+    *("data", "labelled", "labels_file"),  # what is in them is checked, and not where they lie
     *("log_every", "save_every", "save_within", "run_dir", "out", "resume", "overwrite"),
     "init",  # the weights themselves are compared, wherever they lie
 }
@@ -79,17 +87,31 @@ def _each_default(which: int) -> str:
 class Shared:
     """What both training scripts need to agree on."""
 
-    data: str = option(
-        "cats-vs-dogs", "data", "cats-vs-dogs, cifar10, cartoons, a folder or an archive"
+    data: str = option(DATA, "data", "cats-vs-dogs, cifar10, cartoons, a folder or an archive")
+    labelled: str | None = option(
+        None, "data", "a second folder or archive, whose folders are the classes; the photos of "
+        "--data then have no label (default: none)",
+    )  # fmt: skip
+    labels_file: str | None = option(
+        None, "data", "a CSV file with the columns file,label; paths below --data (default: none)"
     )
+    label_pattern: str | None = option(
+        None, "data", "regular expression for a photo's path below --data: its first group, or the "
+        "whole match, is the class (default: none)",
+    )  # fmt: skip
     classes_at: int | None = option(
         None, "data", "which folder of a photo's path below --data names its class, 1 is the "
         "outermost, 0 the file's name without its number (default: the rules in "
         "docs/own_photos.md)", low=0, high=100, none="auto",
     )  # fmt: skip
     labels: int | None = option(
-        250, "data", "labelled images, balanced over the classes, or all", low=0, none="all"
-    )
+        LABELS, "data", "labelled images, balanced over the classes, or all; with another --data "
+        "the default is all", low=0, none="all",
+    )  # fmt: skip
+    group_by: str | None = option(
+        None, "data", "regular expression for a photo's path: photos with the same first group, or "
+        "the same match, are never in two parts of a split (default: none)",
+    )  # fmt: skip
     skip_broken: bool = option(
         False, "data", "go on without the broken files, also if they are more than 10 %"
     )
@@ -132,6 +154,11 @@ class Shared:
     deterministic: bool = option(
         False, "hardware", "make CUDA repeat a run to the bit, which is slower"
     )
+
+    @property
+    def labelling(self) -> dict:
+        """What `open_photos` must know to find labels and groups."""
+        return {key: getattr(self, key) for key in (*NAMING, "group_by")}
 
     @property
     def stored_side(self) -> int:
@@ -309,6 +336,10 @@ class ClassifierConfig(Shared):
         AVGPOOL, "method", "what the head sees: the average pool, or inner blocks as well",
         choices=REPRESENTATIONS,
     )  # fmt: skip
+    class_weights: str = option(
+        "none", "method", "weights of the classes in the loss; balanced: the fewer images the more",
+        choices=("none", "balanced"),
+    )  # fmt: skip
     label_seed: int | None = option(
         None, "data", "which images are labelled, apart from the holdout (default: split seed)",
         low=0,
@@ -411,6 +442,12 @@ def check(config) -> None:
             f"store_size {config.store_size} is below image_size {config.image_size}: "
             "give at least the image size"
         )
+    named = [key for key in NAMING if getattr(config, key) is not None]
+    if len(named) > 1 and not set(named) <= TOGETHER:
+        raise UserError(
+            f"{named[0]} and {named[1]} exclude each other, since both say which photos are "
+            "labelled: give one"
+        )
     if isinstance(config, PretrainConfig):
         _check_pretraining(config)
 
@@ -437,6 +474,12 @@ def check_flags(config, flags: set[str]) -> None:
         if useless and (given := flags & names):
             flag = "--" + sorted(given)[0].replace("_", "-")
             raise UserError(f"{flag} {remedy.format(flag=flag.removeprefix('--'))}")
+    from_checkpoint = isinstance(config, ClassifierConfig) and config.init != "random"
+    if "labelled" in flags and config.data == DATA and "data" not in flags and not from_checkpoint:
+        raise UserError(
+            "--labelled is for labelled photos beside those of --data: add that, or give the "
+            "folder of the labelled photos as --data"
+        )
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other: give one")
     if isinstance(config, ClassifierConfig) and config.seeds > 1 and config.run_dir:
@@ -469,7 +512,8 @@ def modern_settings(settings: dict) -> dict:
     Add those that are new, as they were without being settings.
     """
     renamed = {RENAMED.get(key, key): value for key, value in settings.items()}
-    return NEW | {key: value for key, value in renamed.items() if key not in GONE}
+    new = NEW | NEW_OF_CLASSIFIER if "freeze" in settings else NEW
+    return new | {key: value for key, value in renamed.items() if key not in GONE}
 
 
 def convert(value, hint, place: str, *, from_text: bool, none: str = ""):

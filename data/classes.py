@@ -3,7 +3,8 @@
 The rules, repeated on the leading folders until nothing changes:
 
 1. A folder directly inside one of the same name is taken off.
-2. Images in a folder called `unlabelled`, `unlabeled`, `unsup` or `pred` have no class.
+2. Images in a folder called `unlabelled`, `unlabeled`, `unsup`, `unsorted`, `inbox` or `pred` have
+   no class.
 3. A split folder is taken off: `train` (`training`, `training_set`, `train2017`, ...), and `test`,
    `val`, `valid`, `validation` in the same forms, which mark their images as test. Longer names are
    splits if at least two of them differ in such a word alone, one of it `train`: `seg_train` and
@@ -31,11 +32,12 @@ import numpy as np
 from byol.errors import printable
 from data.kinds import IMAGE_FOLDERS, MASKS_BESIDE_IMAGES
 
+RULES = 2  # raise it whenever the rules change: labels in packs of earlier ones are read anew
 TRAIN, TEST, NO_CLASS = "train", "test", "no class"
 WORDS = {
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("test", "testing", "val", "valid", "validation"), TEST),
-    **dict.fromkeys(("unlabelled", "unlabeled", "unsup"), NO_CLASS),
+    **dict.fromkeys(("unlabelled", "unlabeled", "unsup", "unsorted", "inbox"), NO_CLASS),
     **dict.fromkeys(("pred", "predict", "prediction", "predictions"), NO_CLASS),
 }
 SPLIT = re.compile(rf"({'|'.join(WORDS)})(?:[-_ ]?(?:set|data|images?|\d+))?", re.IGNORECASE)

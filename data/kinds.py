@@ -23,6 +23,7 @@ SOUND = "sound file"
 TEXT = "text file"
 OTHER = "other file"
 COPY = "copy of a photo"
+IN_LABELLED = "photo that is in --labelled as well"
 LINK = "link to what is listed already"
 BACKUP = "backup file"
 MASKS = "folder of masks or annotations"
@@ -42,6 +43,7 @@ PLURALS = {
     TEXT: "text files",
     OTHER: "other files",
     COPY: "copies of photos",
+    IN_LABELLED: "photos that are in --labelled as well",
     LINK: "links to what is listed already",
     BACKUP: "backup files",
     MASKS: "folders of masks or annotations",

@@ -33,10 +33,11 @@ from data.cache import (
     with_content,
     with_listing,
 )
-from data.classes import classify, describe
+from data.classes import RULES, Layout, classify, describe
 from data.decode import FORMATS, BadImage
 from data.deep import notes
-from data.kinds import COPY, PassedOver
+from data.kinds import COPY, IN_LABELLED, PassedOver
+from data.labels import LABELLED, digest_of, find_groups, join, read_layout, tell_of_torn_groups
 from data.shape import describe_shape, guess_shape, stored_shape
 from data.sources import DATA_DIR, Source, find_source
 from data.stored import HEADER_BYTES, StoredArray, npy_header, read_texts, write_array, write_texts
@@ -83,6 +84,7 @@ class Photos:
     passed: what else was found, and is no photo
     empty: folders in which there is no photo
     notes: sentences on folders that may be meant otherwise
+    groups: int64 (N,), photos of one number belong together (--group-by); None without groups
     """
 
     images: StoredArray
@@ -100,6 +102,8 @@ class Photos:
     passed: PassedOver = field(default_factory=PassedOver)
     empty: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    groups: np.ndarray | None = None
+    rules: int = RULES  # by which the labels were read
 
     @property
     def folder(self) -> Path:
@@ -115,6 +119,11 @@ class Photos:
         """Write the stored shape in pixels, as "180" or "180 x 320"."""
         return describe_shape(self.shape)
 
+    @property
+    def label_digest(self) -> str:
+        """A hash of all labels, which says whether they are as they were."""
+        return digest_of(self)
+
     def describe_classes(self) -> str:
         """Write the line of a banner on classes, test folders, and what was passed over."""
         empty = f"; no photos in {printable(', '.join(self.empty[:3]))}" if self.empty else ""
@@ -127,7 +136,7 @@ class Photos:
         around = os.path.commonpath([name.rpartition("/")[0] or "." for name in self.names])
         parts = [f"{len(self.classes)} class folders"]
         if self.classes:
-            parts = [f"one class folder, {printable(self.classes[0])}"]
+            parts = [f"one class alone, {printable(self.classes[0])}"]
         elif around not in ("", "."):
             parts.append(f"all of its photos are in {printable(around)}")
         if self.empty:
@@ -153,6 +162,10 @@ def open_photos(
     store_size: int,
     classes_at: int | None = None,
     *,
+    labelled: str | None = None,
+    labels_file: str | None = None,
+    label_pattern: str | None = None,
+    group_by: str | None = None,
     skip_broken: bool = False,
     progress: bool = True,
 ) -> Photos:
@@ -161,13 +174,21 @@ def open_photos(
     The stored photos are squares, or wider if many of them are long (data/shape.py). The first
     call packs them into the cache ($BYOL_CACHE, or data/packed), later ones only open the pack.
     Lines on stderr tell of skipped files, and of folders that may be meant otherwise.
-    classes_at: which folder names the class, if the rules of data/classes.py do not fit. Raises
-    `UserError` if the source cannot be found or used, if too many files are broken (not with
-    `skip_broken`), or if the cache cannot be written.
+    classes_at: which folder names the class, if the rules of data/classes.py do not fit.
+    labelled: a second source, whose folders are the classes; its photos join those of `source`,
+    which then have no label. labels_file, label_pattern: other ways to say labels (see
+    data/labels.py). group_by: a pattern for the photos that belong together.
+
+    Raises `UserError` if the source cannot be found or used, if too many files are broken (not with
+    `skip_broken`), if no photo has a label where the settings say, or if the cache cannot be
+    written.
     """
     if store_size < 1:
         raise UserError(f"a store size of {store_size} pixels makes no image; give 1 or more")
     found = find_source(source, progress)
+    if labelled is not None:
+        found = join(find_source(labelled, progress, "--labelled"), found)
+        source = f"{source} with --labelled {labelled}"
     cache = Path(os.environ.get("BYOL_CACHE") or DATA_DIR / "packed").expanduser().resolve()
     listing = _key(str(store_size), ",".join(FORMATS), found.identity)
     photos = _open_listed(cache, listing, source, store_size)
@@ -190,8 +211,15 @@ def open_photos(
             file=sys.stderr,
         )
     photos.passed, photos.empty = found.passed + photos.passed, found.empty
-    if classes_at is not None:
-        _take_classes(photos, classes_at)
+    ways = {"labelled": labelled, "labels_file": labels_file, "label_pattern": label_pattern}
+    ways["classes_at"] = classes_at
+    if photos.rules != RULES:  # a pack of an earlier version
+        _take(photos, classify(list(photos.names)))
+    if any(way is not None for way in ways.values()):
+        _take(photos, read_layout(photos, **ways))
+    if group_by is not None:
+        photos.groups = find_groups(photos.names, group_by, found.joined)
+        tell_of_torn_groups(photos)
     for note in photos.notes:
         _note(note)
     return photos
@@ -201,16 +229,8 @@ def _note(text: str) -> None:
     print(f"note        {text}", file=sys.stderr)
 
 
-def _take_classes(photos: Photos, classes_at: int) -> None:
-    """Take the classes from the folders of this number. Raises `UserError` if there are none."""
-    layout = classify(list(photos.names), classes_at)
-    if not layout.classes:
-        deepest = max(name.count("/") for name in photos.names)
-        raise UserError(
-            f"--classes-at {classes_at}: no photo of --data {printable(photos.source)} has a class "
-            f"there, and the deepest path has {deepest} folders: give another number, or auto for "
-            "the rules of docs/own_photos.md"
-        )
+def _take(photos: Photos, layout: Layout) -> None:
+    """Take labels, classes and test from a layout."""
     photos.labels, photos.classes, photos.is_test = layout.labels, layout.classes, layout.is_test
     photos.test_folders, photos.notes = layout.test_folders, layout.notes
 
@@ -262,6 +282,7 @@ def _open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
             digests=StoredArray(folder / "digests.npy", np.uint8, (n, DIGEST_BYTES)),
             test_folders=dict(manifest["test_folders"]),
             notes=list(manifest["notes"]),
+            rules=manifest.get("rules", 1),
         )
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
@@ -387,6 +408,7 @@ def _read(
     The rows of earlier photos are left as holes: nothing is written if all is there already.
     """
     content, copies, hole = _Content(shape), Copies(), True  # a hole for the header
+    labelled: set[bytes] = set()  # digests
     with (
         open(path, "wb") as file,
         contextlib.closing(_load_all(found, shape, earlier)) as results,
@@ -405,6 +427,11 @@ def _read(
                 continue
             if not isinstance(result, Loaded):
                 content.skipped.append(result)
+                continue
+            if found.joined and result.name.startswith(LABELLED):
+                labelled.add(result.digest)
+            elif result.digest in labelled:  # which come first
+                content.passed.add(IN_LABELLED, result.name)
                 continue
             if copies.knows(result):
                 content.passed.add(COPY, result.name)
@@ -471,6 +498,7 @@ def _fill(
         "classes": layout.classes,
         "test_folders": layout.test_folders,
         "notes": layout.notes,
+        "rules": RULES,
         "bytes": {name: (folder / name).stat().st_size for name in FILES},
     }
     write_file(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode("ascii"))

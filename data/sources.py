@@ -38,7 +38,7 @@ class Source:
 
     `items()` walks it once. `count()` tells how many items there will be, None if only the
     walk can tell. `passed` is what was passed over before the walk, `empty` names the folders
-    without photos.
+    without photos. `joined`: made of two sources (see data/labels.py).
     """
 
     title: str
@@ -48,10 +48,11 @@ class Source:
     items: Callable[[], Iterable[Item | Passed]]
     passed: PassedOver = field(default_factory=PassedOver)
     empty: list[str] = field(default_factory=list)
+    joined: bool = False
 
 
-def find_source(source: str, progress: bool = True) -> Source:
-    """Turn the value of --data into a `Source`; raises `UserError` if there is none."""
+def find_source(source: str, progress: bool = True, flag: str = "--data") -> Source:
+    """Turn the value of --data or --labelled into a `Source`; raises `UserError` if it is none."""
     if source == "cats-vs-dogs":
         return _path_source(_cats_vs_dogs(progress), inside="PetImages/")
     if source == "cifar10":
@@ -66,11 +67,11 @@ def find_source(source: str, progress: bool = True) -> Source:
     if not source or not os.path.exists(path):
         near = difflib.get_close_matches(source.lower(), KNOWN, n=1)
         hint = f"did you mean {near[0]}?" if near else f"give a path or one of {', '.join(KNOWN)}"
-        raise UserError(f"--data {printable(source)}: no such file or folder; {hint}")
-    return _path_source(path)
+        raise UserError(f"{flag} {printable(source)}: no such file or folder; {hint}")
+    return _path_source(path, flag=flag)
 
 
-def _path_source(path: Path, inside: str = "") -> Source:
+def _path_source(path: Path, inside: str = "", flag: str = "--data") -> Source:
     path = path.resolve()
     title = re.sub(r"[^\w.-]+", "_", path.name, flags=re.ASCII)[:60] or "photos"
     if path.is_dir():
@@ -91,7 +92,7 @@ def _path_source(path: Path, inside: str = "") -> Source:
             title, str(path), identity, lambda: None, functools.partial(walk.read_tar, path)
         )
     raise UserError(
-        f"--data {printable(str(path))} is no folder and no archive that can be read; "
+        f"{flag} {printable(str(path))} is no folder and no archive that can be read; "
         f"give a folder or a file ending in {', '.join(walk.ZIP_SUFFIXES + walk.TAR_SUFFIXES)}"
     )
 

@@ -27,7 +27,9 @@ class Split:
     """Four disjoint parts, each an int64 array of rows of `Photos`, sorted by name.
 
     Every row belongs to exactly one part. `test` is the source's own test split; `holdout` is
-    drawn from its training part.
+    drawn from its training part. `hidden`: those of `unlabelled` that have a label and share no
+    group with the labelled ones, to test on. `learned`: what is learned from without labels; with
+    all labels (`all_labels`) the labelled ones too. `groups`: int64, of all photos (see `Photos`).
     """
 
     labelled: np.ndarray
@@ -39,12 +41,27 @@ class Split:
     source: str = ""
     fingerprint: str = ""
     names: Sequence[str] = field(default_factory=list, repr=False)
+    hidden: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    groups: np.ndarray | None = None
+    learned: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    all_labels: bool = False
+
+    def digest_learned(self) -> str:
+        """Hash the names of the photos that are learned from."""
+        digest = hashlib.sha256()
+        for row in self.learned:
+            digest.update(self.names[row].encode("utf-8", "surrogatepass") + b"\0")
+        return digest.hexdigest()
 
     def describe(self, photos: Photos) -> str:
         """Say how many photos each part has and each class, for a banner."""
+        labelled = f"{len(self.labelled):,} labelled"
+        if self.all_labels:
+            learned = f"{len(self.learned):,} images to learn from, {labelled} among them"
+        else:
+            learned = f"{len(self.unlabelled):,} unlabelled images to learn from, {labelled}"
         return (
-            f"{printable(photos.source)}: {len(self.unlabelled):,} unlabelled images to learn "
-            f"from, {len(self.labelled):,} labelled, {len(self.holdout):,} held out, "
+            f"{printable(photos.source)}: {learned}, {len(self.holdout):,} held out, "
             f"{len(self.test):,} in a test split, {len(photos.skipped):,} files skipped\n"
             f"{photos.describe_classes()}"
         )
@@ -84,6 +101,10 @@ def make_split(
     many images of the training part to keep aside, balanced in the same way; it depends on
     `split_seed` only. Images without a class are never in the holdout of a source with classes.
 
+    If `photos.groups` are known, they are drawn group by group: as few groups as possible are torn
+    by the labels, and `hidden` has none of these. A group of which one image is held out is held
+    out whole, so the holdout may be larger, and have images without a class.
+
     Raises `UserError` if the source has too few images for what is asked.
     """
     if labels is not None and labels < 0:
@@ -101,6 +122,8 @@ def make_split(
         _check_classes(photos, labels)
 
     held = _draw(photos, train, holdout, split_seed, "holdout")
+    if photos.groups is not None:
+        held = train & np.isin(photos.groups, photos.groups[held])
     left = train & ~held
     if not left.any():
         raise UserError(
@@ -110,6 +133,9 @@ def make_split(
         chosen = left & (photos.labels >= 0)
     else:
         chosen = _draw(photos, left, labels, label_seed, "labels")
+    hidden = left & ~chosen & (photos.labels >= 0)
+    if photos.groups is not None:
+        hidden &= ~np.isin(photos.groups, photos.groups[chosen])
 
     def rows(part: np.ndarray) -> np.ndarray:
         return photos.by_name[part[photos.by_name]]
@@ -124,6 +150,10 @@ def make_split(
         source=photos.source,
         fingerprint=photos.fingerprint,
         names=photos.names,
+        hidden=rows(hidden),
+        groups=photos.groups,
+        learned=rows(left if labels is None else left & ~chosen),
+        all_labels=labels is None,
     )
 
 
@@ -156,35 +186,53 @@ def _draw(photos: Photos, among: np.ndarray, count: int, seed: int, purpose: str
     if count == 0:
         return drawn
     rows = np.flatnonzero(among)
-    groups = [rows]
+    of_classes = [rows]
     if photos.classes:
         labels = photos.labels[rows]
         rows, labels = rows[np.argsort(labels)], np.sort(labels)
         cuts = np.searchsorted(labels, range(len(photos.classes) + 1))
-        groups = [rows[start:end] for start, end in pairwise(cuts)]
-    for index, group in enumerate(groups):
-        quota = count // len(groups) + (index < count % len(groups))
-        if len(group) < quota:
+        of_classes = [rows[start:end] for start, end in pairwise(cuts)]
+    leaders = _leaders(photos)
+
+    def rank(row: int) -> tuple[bytes, ...]:
+        own = _rank(seed, purpose, photos.names[row])
+        if leaders is None:
+            return (own,)
+        return _rank(seed, purpose, photos.names[leaders[row]]), own
+
+    for index, of_class in enumerate(of_classes):
+        quota = count // len(of_classes) + (index < count % len(of_classes))
+        if len(of_class) < quota:
             whose = f"class {printable(photos.classes[index])}" if photos.classes else "the source"
             raise UserError(
                 f"--{purpose} {count} needs {quota:,} training images of {whose}, "
-                f"but only {len(group):,} are left; {_remedy(purpose, count, groups)}"
+                f"but only {len(of_class):,} are left; {_remedy(purpose, count, of_classes)}"
             )
-        if len(group) > quota > 0:
-            group = heapq.nsmallest(
-                quota, group, key=lambda row: _rank(seed, purpose, photos.names[row])
-            )
+        if len(of_class) > quota > 0:
+            of_class = heapq.nsmallest(quota, of_class, key=rank)
         if quota:
-            drawn[group] = True
+            drawn[of_class] = True
     return drawn
 
 
-def _remedy(purpose: str, count: int, groups: list[np.ndarray]) -> str:
+def _leaders(photos: Photos) -> np.ndarray | None:
+    """Give the first row by name of each photo's group: int64 (N,); None without groups."""
+    if photos.groups is None:
+        return None
+    _, first, group = np.unique(
+        photos.groups[photos.by_name], return_index=True, return_inverse=True
+    )
+    leaders = np.empty(len(group), np.int64)
+    leaders[photos.by_name] = photos.by_name[first[group]]
+    return leaders
+
+
+def _remedy(purpose: str, count: int, of_classes: list[np.ndarray]) -> str:
     """Say which count would work: the largest of which each class has its share."""
-    share = min(len(group) for group in groups)
-    most = share * len(groups)
-    for group in groups:  # the first classes have one more if it does not divide
-        if len(group) == share:
+    share = min(len(of_class) for of_class in of_classes)
+    most = share * len(of_classes)
+    for of_class in of_classes:  # the first classes have one more if it does not divide
+        if len(of_class) == share:
             break
         most += 1
     if purpose != "labels":

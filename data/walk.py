@@ -172,7 +172,7 @@ class _Lister:
 
         def refuse(error: OSError) -> None:
             raise UserError(
-                f"--data: cannot list {printable(str(error.filename))} ({error.strerror}); "
+                f"cannot list the folder {printable(str(error.filename))} ({error.strerror}); "
                 "make it readable or move it away"
             )
 
@@ -502,7 +502,7 @@ def _fail(reason: str) -> bytes:
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = str(error) or type(error).__name__
     return UserError(
-        f"--data {printable(str(path))} is damaged or no archive ({printable(reason)}); "
+        f"{printable(str(path))} is damaged or no archive ({printable(reason)}); "
         "copy or download it again"
     )
 

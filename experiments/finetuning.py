@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     ways = read_list(Path(args.list), ("name",))
     check_ways(ways, Path(args.list))
     photos = open_photos(
-        config.data, config.stored_side, config.classes_at, skip_broken=config.skip_broken
+        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
     )
     table = Path(args.out)
     for way in ways:

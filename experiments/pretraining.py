@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.common import ROOT, versions
 from byol.command_line import command, load_toml
-from byol.config import PretrainConfig, modern_settings
+from byol.config import LABELS, PretrainConfig, modern_settings
 from byol.encoder import Encoder
 from byol.errors import UserError
 from byol.evaluation.features import FeatureExtractor, Standardise, accuracy
@@ -128,6 +128,8 @@ def pretrain(settings: dict, seed: int, data: str, run_dir: Path) -> dict:
     """Run train_byol.py to its end, from its last checkpoint if it has one: figures of the run."""
     command = [sys.executable, str(ROOT / "train_byol.py"), *flags_of(settings)]
     command += ["--data", data, "--seed", str(seed)]
+    if "labels" not in settings:  # with --data the default would be all of them
+        command += ["--labels", str(LABELS)]
     command += ["--run-dir", str(run_dir), "--out", str(run_dir / "byol.pt")]
     if holds_a_run(run_dir):
         command += ["--resume"]
@@ -189,7 +191,7 @@ def judge(encoder: Encoder, config: PretrainConfig, sizes: list[int]) -> list[di
     amp = pick_amp(config.amp, device)
     prepare(encoder, device)
     photos = open_photos(
-        config.data, config.stored_side, config.classes_at, skip_broken=config.skip_broken
+        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
     )
     draws = [
         make_split(photos, config.labels, config.holdout, config.split_seed, label_seed).labelled

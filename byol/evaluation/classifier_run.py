@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from byol.config import ClassifierConfig, check, inherit, modern_settings
+from byol.config import BELONGING, LABELS, NAMING, ClassifierConfig, check, inherit, modern_settings
 from byol.errors import UserError, printable
 from byol.evaluation.classifier import Classifier
 from byol.evaluation.labelled import Labelled
@@ -135,6 +135,9 @@ def run_identity(config: ClassifierConfig, pretrained: dict | None, photos) -> d
         **{key: value for key, value in settings.items() if key not in NO_IDENTITY},
         "weights": checkpoint.start_fingerprint(pretrained),
         "images": photos.fingerprint,
+        # what they say counts, and not where they lie
+        "labelled": config.labelled and "its folders",
+        "labels_file": config.labels_file and photos.label_digest,
     }
 
 
@@ -176,9 +179,27 @@ def take_settings(config: ClassifierConfig, pretrained: dict, flags: set[str]) -
                 f"with {pretrained[key]}; leave the option out"
             )
         inherit(config, key, pretrained[key], config.init)
-    _inherit(config, pretrained, flags, ("store_size", "inner_blocks", "inner_grids", "classes_at"))
+    _inherit(config, pretrained, flags, ("store_size", "inner_blocks", "inner_grids"))
+    take_labelling(config, pretrained, flags)
     if "data" not in flags:
+        before = pretrained["config"]["data"]
+        if before != config.data and config.labels == LABELS and "labels" not in flags:
+            config.labels = BELONGING["data"]["labels"](before)
         _inherit(config, pretrained, flags, ("data", "skip_broken"))
+
+
+def take_labelling(config: ClassifierConfig, pretrained: dict, flags: set[str]) -> None:
+    """Take from a checkpoint where labels and groups are read, unless the settings say it.
+
+    What names files and paths is for the same data only.
+    """
+    given = flags & set(NAMING) or any(getattr(config, key) is not None for key in NAMING)
+    keys = () if given else ("classes_at",)
+    if "data" not in flags or config.data == pretrained["config"]["data"]:
+        keys = ("group_by",) if given else (*NAMING, "group_by")
+    if config.group_by is not None:
+        flags = flags | {"group_by"}
+    _inherit(config, pretrained, flags, keys)
 
 
 def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags: set[str]) -> None:
@@ -202,15 +223,18 @@ def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags:
                 f"{printable(config.init)} learned from it: photos came, went or changed{seen}",
                 file=sys.stderr,
             )
-        before = pretrained["config"].get("classes_at")
-        if before != config.classes_at:
-            words = ["auto" if level is None else level for level in (before, config.classes_at)]
-            print(
-                f"note        {printable(config.init)} was trained with --classes-at {words[0]}, "
-                f"and this is {words[1]}: if other photos are kept for the test now, it may have "
-                "seen them, without their labels",
-                file=sys.stderr,
-            )
+        for key, none in (("classes_at", "auto"), ("group_by", "none")):
+            before, now = pretrained["config"].get(key), getattr(config, key)
+            if before != now:
+                words = [
+                    none if value is None else printable(str(value)) for value in (before, now)
+                ]
+                print(
+                    f"note        {printable(config.init)} was trained with "
+                    f"--{key.replace('_', '-')} {words[0]}, and this is {words[1]}: if other "
+                    "photos are kept for the test now, it may have seen them, without their labels",
+                    file=sys.stderr,
+                )
 
 
 def _inherit(config, pretrained: dict, flags: set[str], keys: tuple[str, ...]) -> None:

@@ -45,7 +45,8 @@ def check_classes(config: ClassifierConfig, photos) -> None:
     if len(photos.classes) < 2:
         raise UserError(
             f"--data {printable(config.data)} has {photos.describe_lack()}; a classifier needs "
-            "two or more, such as photos/cat and photos/dog"
+            "two or more, such as photos/cat and photos/dog, or labels of another kind "
+            "(docs/labels.md)"
         )
     if config.labels == 0:
         raise UserError("--labels 0: a classifier needs labelled images; give 2 or more")
@@ -66,19 +67,24 @@ def check_labelled(config: ClassifierConfig, photos, split, least: int = 1) -> N
 def check_holdout(config: ClassifierConfig, photos, pretrained: dict | None) -> None:
     """Raise `UserError` for a holdout of which pretraining has seen images."""
     if pretrained and photos.has_names_of(pretrained["data_fingerprint"]):
-        for key in ("holdout", "split_seed", "classes_at"):
-            before = pretrained["config"].get(key)  # earlier versions had no classes_at
+        for key in ("holdout", "split_seed", "classes_at", "label_pattern", "group_by"):
+            before = pretrained["config"].get(key)  # earlier versions had not all of them
             if config.holdout and before != getattr(config, key):
                 raise UserError(
                     f"--{key.replace('_', '-')}: {config.init} was trained with {before}, so it "
                     "has seen images of this holdout; leave the option out"
                 )
+        before = pretrained.get("label_digest")  # earlier versions and states have none
+        if config.holdout and before and before != photos.label_digest:
+            raise UserError(
+                f"--holdout: the labels are not those of when {config.init} was trained, so it has "
+                "seen images of this holdout; put the old labels back, or leave the option out"
+            )
 
 
 def pick_test_images(photos, split) -> tuple[str, np.ndarray]:
     """Pick the rows to test on, and say what they are. Raises `UserError` if there are none."""
-    hidden = split.unlabelled[photos.labels[split.unlabelled] >= 0]
-    tests = {"test split": split.test, "holdout": split.holdout, "hidden labels": hidden}
+    tests = {"test split": split.test, "holdout": split.holdout, "hidden labels": split.hidden}
     for name, rows in tests.items():
         rows = rows[photos.labels[rows] >= 0]
         if len(rows):

@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from byol.config import ClassifierConfig
+from byol.config import NAMING, ClassifierConfig
 from byol.encoder import Encoder
 from byol.errors import UserError, printable
 from byol.evaluation.classifier_run import start_of, take_settings
@@ -99,7 +99,7 @@ def read_checkpoints(paths: list[str], config: ClassifierConfig, given: set) -> 
         judged.append(Weights(losses_of(pretrained), settings, pretrained, encoder, digest))
 
     first = next((w for w in judged if w.name == "multi"), judged[0])  # it trained its blocks
-    alike = [*FROM_PRETRAINED, "stored_side", "classes_at"]
+    alike = [*FROM_PRETRAINED, "stored_side", *NAMING, "group_by"]
     for other in judged:
         fingerprints = (w.pretrained["data_fingerprint"] for w in (first, other))
         if not same_photos(*fingerprints):

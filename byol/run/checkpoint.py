@@ -172,11 +172,13 @@ def save_encoder(
     fingerprint: str,
     run: str = "",
     init_weights: str = "random",
+    label_digest: str = "",
 ) -> None:
     """Write the encoder for its readers, with what they need to know of its training.
 
     config: a `PretrainConfig`. step: how many steps it took. fingerprint: of the photos. run: the
-    name of the run. init_weights: the fingerprint of the weights that it began with.
+    name of the run. init_weights: the fingerprint of the weights that it began with. label_digest:
+    of the labels of the photos.
     """
     shared = {key: getattr(config, key) for key in FROM_PRETRAINED}
     content = {
@@ -187,6 +189,7 @@ def save_encoder(
         "data_fingerprint": fingerprint,
         "run": run,
         "init_weights": init_weights,
+        "label_digest": label_digest,
     }
     save(path, ENCODER, content)
 

@@ -43,7 +43,7 @@ class Run:
             folder, resume=config.resume, overwrite=config.overwrite
         )
         self.state: dict | None = None
-        self.fingerprint = ""
+        self.fingerprint = self.learned = ""
         self.name = secrets.token_hex(4)  # says later which run wrote a file
 
     @classmethod
@@ -112,6 +112,26 @@ class Run:
                 f"--resume: {self.folder} was started with other images than --data "
                 f"{photos.source} now has; put the old ones back, or start anew in another "
                 "--run-dir"
+            )
+
+    def check_same_split(self, split) -> None:
+        """Raise `UserError` if the run learned from other photos of these.
+
+        Labels in a file may have changed. Earlier versions left the labelled ones out of all.
+        """
+        self.learned = split.digest_learned()
+        if not self.state:
+            return
+        of_earlier = self.state.get("learned") is None
+        if of_earlier and split.all_labels and len(split.labelled):
+            raise UserError(
+                f"--resume: {self.folder} is of an earlier version, which with --labels all did "
+                "not learn from the labelled images; start anew in another --run-dir"
+            )
+        if not of_earlier and self.state["learned"] != self.learned:
+            raise UserError(
+                f"--resume: {self.folder} was started with other labels, and learned from other "
+                "images; put the old labels back, or start anew in another --run-dir"
             )
 
     def start(self, schedule: Schedule, *, log, model, **others) -> int:
@@ -190,5 +210,6 @@ class Run:
             self.log.check(self.model, done)
             content = {name: part.state_dict() for name, part in self.parts.items()}
             content |= {"step": done, "config": self.settings, "run": self.name}
+            content |= {"learned": self.learned} if self.learned else {}
             checkpoint.save_state(self.folder, {**content, "data_fingerprint": self.fingerprint})
         self.saved_at = time.perf_counter()

@@ -1,6 +1,7 @@
 """Settings: defaults, then a file, then flags; and one sentence for each way to get them wrong."""
 
 import dataclasses
+import itertools
 import re
 
 import pytest
@@ -137,10 +138,44 @@ def test_the_view_size_is_for_its_image_size(read):
 
 
 def test_what_belongs_to_a_choice_is_reset_to_the_neutral_value():
+    others = {"optimizer": "lars", "image_size": "64", "recipe": "photos", "data": "photos"}
     for choice, belonging in BELONGING.items():
-        other = {"optimizer": "lars", "image_size": "64", "recipe": "photos"}[choice]
-        config, _ = parse(PretrainConfig, ["--" + choice.replace("_", "-"), other])
-        assert {key: getattr(config, key) for key in belonging} == belonging
+        config, _ = parse(PretrainConfig, ["--" + choice.replace("_", "-"), others[choice]])
+        neutral = belonging | ({"labels": None} if choice == "data" else {})
+        assert {key: getattr(config, key) for key in belonging} == neutral
+
+
+@BOTH
+def test_of_other_photos_than_the_default_ones_all_labels_are_used(config_class, read):
+    def labels(*argv, text=""):
+        return read(text, *argv, config_class=config_class).labels
+
+    assert labels() == labels("--data", "cats-vs-dogs") == 250
+    assert labels("--data", "photos") is None
+    assert labels("--data", "photos", "--labels", "7") == 7
+    both = "data = 'photos'\nlabels = 7"
+    assert labels(text=both) == labels("--data", "photos", text=both) == 7
+    assert labels("--data", "others", text=both) is None
+    assert labels("--data", "cats-vs-dogs", text=both) == 250
+
+
+@BOTH
+def test_two_settings_that_say_which_photos_are_labelled_are_refused(config_class, read):
+    said = {"labelled": "a", "labels_file": "b", "label_pattern": "c", "classes_at": "1"}
+    for one, other in itertools.combinations(said, 2):
+        argv = ["--data", "d"]
+        for key in (one, other):
+            argv += ["--" + key.replace("_", "-"), said[key]]
+        if {one, other} == {"labelled", "classes_at"}:
+            assert parse(config_class, argv)[0].labelling["labelled"] == "a"
+        else:
+            assert "exclude each other" in refused(*argv, config_class=config_class)
+
+
+def test_labelled_photos_need_others_beside_them():
+    assert "add that" in refused("--labelled", "sorted")
+    assert "add that" in refused("--labelled", "sorted", config_class=ClassifierConfig)
+    parse(ClassifierConfig, ["--labelled", "sorted", "--init", "byol.pt"])  # which has its --data
 
 
 # ---- the files that come along
