@@ -267,3 +267,75 @@ def test_a_class_that_cannot_be_in_two_folds_is_named(groups, word):
 def test_one_fold_is_no_cross_validation():
     with pytest.raises(UserError, match="give 2 or more"):
         stratified_folds(np.array([0, 0, 1, 1]), None, 1, 0)
+
+
+# ---- groups
+
+
+def grouped(counts, groups: int, *, test: int = 0, free: int = 0, seed: int = 0) -> Photos:
+    """As `fake`, with photos in random groups."""
+    photos = fake(*counts, test=test, free=free, seed=seed)
+    photos.groups = np.random.default_rng(seed).integers(0, groups, len(photos.names))
+    return photos
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("labels", [20, 40, None])
+def test_no_group_stands_on_two_sides(seed, labels):
+    photos = grouped((60, 50, 40), 40, free=50, seed=seed)
+    split = make_split(photos, labels, holdout=12, split_seed=seed)
+    of = {part: set(photos.groups[getattr(split, part)].tolist())
+          for part in ("labelled", "unlabelled", "holdout", "hidden")}  # fmt: skip
+    assert not of["holdout"] & (of["labelled"] | of["unlabelled"])
+    assert not of["hidden"] & of["labelled"]
+    if labels:
+        assert len(split.labelled) == labels
+        assert len(of["hidden"]) > 5
+    rows = np.concatenate([getattr(split, part) for part in PARTS])
+    assert sorted(rows.tolist()) == list(range(len(photos.names)))
+    assert set(split.hidden) <= set(split.unlabelled)
+    assert (photos.labels[split.hidden] >= 0).all()
+    assert split.groups is photos.groups
+
+
+def test_few_groups_are_torn_by_the_labels():
+    """Of each class at most one: 40 labels of 20 groups of 10 take 4 whole groups, or 5."""
+    photos = fake(100, 100)
+    photos.groups = np.arange(200) // 10
+    split = make_split(photos, 40)
+    assert per_class(photos, split.labelled) == [20, 20]
+    assert len(set(photos.groups[split.labelled].tolist())) == 4
+    assert len(split.hidden) == 160
+
+
+def test_a_group_that_is_held_out_is_held_out_whole():
+    photos = fake(30, 30, free=30)
+    photos.groups = np.array([row % 15 for row in range(90)])
+    split = make_split(photos, 4, holdout=2)
+    held = set(photos.groups[split.holdout].tolist())
+    assert len(split.holdout) == 6 * len(held)
+    assert (photos.labels[split.holdout] < 0).any()
+
+
+def test_more_labels_with_groups_contain_fewer():
+    photos = grouped((60, 50), 30)
+    few, many = (set(make_split(photos, count).labelled.tolist()) for count in (10, 50))
+    assert few < many
+
+
+def test_the_order_of_the_pack_does_not_matter_to_groups():
+    drawn = set()
+    for seed in (None, 1, 2):
+        photos = fake(50, 60, free=10, seed=seed)
+        photos.groups = np.array([sum(map(ord, name)) % 17 for name in photos.names])
+        drawn.add(json.dumps(names_of(photos, make_split(photos, 20, 10))))
+    assert len(drawn) == 1
+
+
+def test_photos_that_are_each_their_own_group_split_as_without_groups():
+    photos = fake(50, 60, test=3, free=10)
+    without = names_of(photos, make_split(photos, 20, 10))
+    photos.groups = np.arange(len(photos.names))[::-1].copy()
+    split = make_split(photos, 20, 10)
+    assert names_of(photos, split) == without
+    assert len(split.hidden) == 110 - 30
