@@ -80,14 +80,18 @@ def train(config: ClassifierConfig, pretrained: dict | None, photos, say: Callab
     classifier = Classifier.begin(config, pretrained, photos.classes)
     prepare(classifier, device)
     extract = classifier.extractor(device, amp)
+    some = labels.train if config.freeze else some_rows(labels.train)
+    seen = some, extract(classifier.encoder, photos, some)
     if config.freeze:  # nothing in front of the head changes: compute what it sees once
-        features = classifier.freeze(extract(classifier.encoder, photos, labels.train))
-    elif config.blocks:
-        some = extract(classifier.encoder, photos, some_rows(labels.train))
-        classifier.standardise_while_training(some)
+        features = classifier.freeze(seen[1])
+    else:
+        labels.find_duplicates(extract, classifier.encoder, seen)  # before the encoder changes
+        if config.blocks:
+            classifier.standardise_while_training(seen[1])
     augment = Augment(config.view, 0, config.image_size, config.mean, config.std, config.seed)
     batches = Batches(photos, labels.train, schedule, "host", device)
     truth = labels.truth(labels.train, device)
+    weights = labels.class_weights(config.class_weights, device)
     scaler = LossScaler(device, amp)
     groups = classifier.groups(config.encoder_scale)
     optimizer = build_optimizer(config.optimizer, groups, config.decay, scaler.enabled)
@@ -110,7 +114,7 @@ def train(config: ClassifierConfig, pretrained: dict | None, photos, say: Callab
                 batch = batches.read(step)
                 views = augment(batch.images, batch.sizes, batch.rows, step)  # (N, 3, S, S)
                 scores = classifier(views, amp)
-            loss = F.cross_entropy(scores, truth[chosen])
+            loss = F.cross_entropy(scores, truth[chosen], weights)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -121,6 +125,8 @@ def train(config: ClassifierConfig, pretrained: dict | None, photos, say: Callab
 
     # ---- the test, once, with the weights of the last epoch
     features = extract(classifier.encoder, photos, labels.test, what="test images")
+    if config.freeze:
+        labels.find_duplicates(extract, classifier.encoder, seen, features)
     truth = labels.truth(labels.test, device)
     confusion = confusion_matrix(classifier.folded_head(), features, truth)
     return run.finish(classifier, labels, Scores(confusion, photos.classes), log)
@@ -138,6 +144,7 @@ def describe_run(config: ClassifierConfig, classifier: Classifier, schedule, dev
         f"schedule    {schedule.epochs} epochs, batch {schedule.batch_size}, "
         f"{config.optimizer}, peak rate {config.peak_lr:g}{of_encoder}, weight decay "
         f"{config.decay:g}"
+        + (", balanced class weights" if config.class_weights == "balanced" else "")
     )
 
 

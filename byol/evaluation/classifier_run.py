@@ -98,6 +98,7 @@ class ClassifierRun(Run):
             **scores.summary(),
             "test_images": len(labels.test),
             "tested_on": labels.tested_on,
+            **(labels.duplicates.summary() if labels.duplicates else {}),
             "seconds": round(log.seconds, 1),
             "run": self.settings,
             "curve": log.history,
@@ -105,6 +106,8 @@ class ClassifierRun(Run):
         write_json(folder / "summary.json", summary)
         remove_states(folder)
         self.say(scores.describe(labels.tested_on))
+        if text := str(labels.duplicates or ""):
+            self.say(text)
         return summary
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from byol.config import ClassifierConfig
+from byol.encoder import Encoder
 from byol.errors import UserError, printable
+from byol.evaluation.features import FeatureExtractor
+from byol.evaluation.similarity import Duplicates
+
+MOST_PAIRS = 100_000_000  # of a training and a test image that are compared: some seconds
+MOST_TO_COMPUTE = 2_000  # test images, if their features are computed for the comparison alone
 
 
 class Labelled:
     """The images that a classifier learns from (`train`) and is tested on (`test`), as rows.
 
-    tested_on: "test split", "holdout" or "hidden labels".
+    tested_on: "test split", "holdout" or "hidden labels". duplicates: near-duplicates across the
+    two, once they are known.
     """
 
     def __init__(self, config: ClassifierConfig, photos, split, pretrained: dict | None):
@@ -26,10 +35,45 @@ class Labelled:
         self.photos, self.split = photos, split
         self.train = split.labelled
         self.tested_on, self.test = pick_test_images(photos, split)
+        self.duplicates: Duplicates | None = None
 
     def truth(self, rows: np.ndarray, device: torch.device) -> Tensor:
         """Give the labels of `rows`: (N,) on the device."""
         return torch.from_numpy(self.photos.labels[rows]).to(device)
+
+    def find_duplicates(
+        self,
+        extract: FeatureExtractor,
+        encoder: Encoder,
+        train: tuple[np.ndarray, Tensor],
+        features: Tensor | None = None,
+    ) -> None:
+        """Look for near-duplicates of the `train` rows, with their features, among the test images.
+
+        features: of all test images (N, width), if they are known. Of many images some are looked
+        at, evenly spread.
+        """
+        most = max(1, MOST_PAIRS // len(train[0]))
+        step = math.ceil(
+            len(self.test) / (most if features is not None else min(most, MOST_TO_COMPUTE))
+        )
+        rows = self.test[::step]
+        if features is None:
+            features = extract(encoder, self.photos, rows, "test images")
+        else:
+            features = features[::step]
+        self.duplicates = Duplicates(extract, encoder, self.photos, train, (rows, features))
+
+    def class_weights(self, kind: str, device: torch.device) -> Tensor | None:
+        """Give the weight of each class in the loss, (K,): None for "none".
+
+        "balanced": images / (classes * images of the class), of the training images.
+        """
+        if kind == "none":
+            return None
+        truth = self.truth(self.train, device)
+        counts = torch.bincount(truth, minlength=len(self.photos.classes))
+        return len(truth) / (len(counts) * counts.float())
 
     def __str__(self) -> str:
         return (

@@ -1,11 +1,19 @@
 """Photos that are alike."""
 
+import zipfile
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from photo_files import pngs, stored, write_folder
+from PIL import Image, ImageOps
 
+from byol.encoder import Encoder
 from byol.evaluation import similarity
-from byol.evaluation.similarity import near_duplicates
+from byol.evaluation.features import FeatureExtractor
+from byol.evaluation.similarity import Duplicates, Mirrored, near_duplicates
+from data import open_photos
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +50,70 @@ def test_pairs_among_the_same_photos_come_once():
 
 def test_features_that_are_all_zero_are_like_none():
     assert pairs_of(near_duplicates(torch.zeros(9, 4), None, 0.5)) == set()
+
+
+# ---- near-duplicates across a split
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch, cache):
+    """Look for near-duplicates of `train` among `test`, files of a folder, with random weights."""
+    monkeypatch.setenv("BYOL_CACHE", str(cache))
+
+    def look(folder, train: list[str], test: list[str]) -> Duplicates:
+        photos = open_photos(str(folder), 32, progress=False)
+        names = list(photos.names)
+        extract = FeatureExtractor(
+            image_size=32, mean=[0.5] * 3, std=[0.25] * 3, device=torch.device("cpu"), amp=None
+        )
+        torch.manual_seed(0)
+        encoder = Encoder()
+        rows = [np.array([names.index(name) for name in part]) for part in (train, test)]
+        return Duplicates(
+            extract, encoder, photos, *((r, extract(encoder, photos, r)) for r in rows)
+        )
+
+    return look
+
+
+def test_copies_are_found_and_other_photos_are_not(tmp_path, real_photos, found):
+    """Re-encoded, resized and mirrored copies of real photos, among others."""
+    copies = {
+        "again.jpg": lambda image: image.save(tmp_path / "again.jpg", quality=60),
+        "small.png": lambda image: image.resize((100, 80)).save(tmp_path / "small.png"),
+        "mirrored.jpg": lambda image: ImageOps.mirror(image).save(tmp_path / "mirrored.jpg"),
+    }
+    with zipfile.ZipFile(real_photos) as archive:
+        for number in range(60):
+            name = f"PetImages/Dog/{number}.jpg"
+            (tmp_path / f"{number}.jpg").write_bytes(archive.read(name))
+    for number, copy in enumerate(copies.values()):
+        copy(Image.open(tmp_path / f"{number}.jpg"))
+    train = [f"{number}.jpg" for number in range(30)]
+    test = [f"{number}.jpg" for number in range(30, 60)]
+    duplicates = found(tmp_path, train, [*test, *copies])
+    names = {duplicates.names[a]: duplicates.names[b] for a, b in duplicates.pairs.items()}
+    assert names == {"again.jpg": "0.jpg", "small.png": "1.jpg", "mirrored.jpg": "2.jpg"}
+    assert duplicates.summary() == {"near_duplicates": 3, "near_duplicates_among": 33}
+    assert "3 of 33 test images are nearly the same" in str(duplicates)
+    assert "again.jpg ~ 0.jpg" in str(duplicates)
+    assert "--group-by" in str(duplicates)
+
+
+def test_without_copies_nothing_is_said(tmp_path, found):
+    write_folder(tmp_path / "p", pngs("a.png", "b.png", "c.png", "d.png"))
+    duplicates = found(tmp_path / "p", ["a.png", "b.png"], ["c.png", "d.png"])
+    assert str(duplicates) == ""
+    assert duplicates.summary() == {"near_duplicates": 0, "near_duplicates_among": 2}
+
+
+def test_mirroring_twice_changes_nothing(tmp_path):
+    images = stored(
+        tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (3, 3, 4, 4), np.uint8)
+    )
+    once, twice = np.empty((2, 3, 4, 4), np.uint8), np.empty((2, 3, 4, 4), np.uint8)
+    rows = np.array([2, 0])
+    Mirrored(images).read(rows, once)
+    Mirrored(Mirrored(images)).read(rows, twice)
+    assert (once == images[rows][..., ::-1]).all()
+    assert (twice == images[rows]).all()
