@@ -80,7 +80,7 @@ def test_copies_are_found_and_other_photos_are_not(tmp_path, real_photos, found)
     """Re-encoded, resized and mirrored copies of real photos, among others."""
     copies = {
         "again.jpg": lambda image: image.save(tmp_path / "again.jpg", quality=60),
-        "small.png": lambda image: image.resize((100, 80)).save(tmp_path / "small.png"),
+        "small.png": lambda image: image.resize((90, 90)).save(tmp_path / "small.png"),
         "mirrored.jpg": lambda image: ImageOps.mirror(image).save(tmp_path / "mirrored.jpg"),
     }
     with zipfile.ZipFile(real_photos) as archive:
