@@ -43,6 +43,7 @@ from byol.evaluation.protocol import (
     read_given,
     read_protocols,
 )
+from byol.evaluation.scores import Scores
 from byol.hardware.device import describe, set_up
 from byol.hardware.step import prepare
 from byol.report import page, table
@@ -240,17 +241,26 @@ def judge_frozen(cells, bank, photos, split, weights, protocol, draw) -> None:
     """Judge each representation by linear evaluation and kNN, with one draw of the labels."""
     _, test_rows = pick_test_images(photos, split)
     for representation in REPRESENTATIONS:
-        linear, strength, knn = bank.judge(
+        linear, strength, knn = bank.confusions(
             representation, split.labelled, test_rows, len(photos.classes)
         )
+        linear, knn = Scores(linear, photos.classes), Scores(knn, photos.classes)
         place = weights.name, representation
-        table.add(cells, *place, "linear", protocol.labels, linear, l2_strength=strength)
-        table.add(cells, *place, "knn", protocol.labels, knn)
+        add_scores(cells, *place, "linear", protocol.labels, linear, l2_strength=strength)
+        add_scores(cells, *place, "knn", protocol.labels, knn)
         print(
             f"{printable(weights.name)}, {representation}, {protocol.labels} labels, draw {draw}: "
-            f"linear {100 * linear:.2f} % (L2 strength {strength:g}), kNN {100 * knn:.2f} %",
+            f"linear {100 * linear.accuracy:.2f} % (L2 strength {strength:g}), "
+            f"kNN {100 * knn.accuracy:.2f} %",
             flush=True,
         )
+
+
+def add_scores(cells, weights, representation, kind, labels, scores: Scores, **others) -> None:
+    """Add the accuracy to its cell; if the classes are uneven, the balanced one as well."""
+    balanced = scores.balanced_accuracy if scores.uneven else None
+    place = weights, representation, kind, labels
+    table.add(cells, *place, scores.accuracy, balanced=balanced, **others)
 
 
 def fine_tune(
@@ -287,7 +297,11 @@ def fine_tune(
         except UserError as error:
             raise UserError(f"fine-tuning in {folder}: {error}") from None
     value = summary["test_accuracy"]
-    table.add(cells, weights.name, representation, "fine-tuned", protocol.labels, value)
+    place = weights.name, representation, "fine-tuned", protocol.labels
+    uneven = "confusion" in summary  # which earlier versions did not write
+    uneven = uneven and Scores(summary["confusion"], summary["classes"]).uneven
+    balanced = summary["balanced_accuracy"] if uneven else None
+    table.add(cells, *place, value, balanced=balanced)
     print(
         f"{printable(weights.name)}, {representation}, {protocol.labels} labels, seed {seed}: "
         f"fine-tuned for {protocol.epochs} epochs {100 * value:.2f} % "

@@ -149,9 +149,13 @@ def fold(head: nn.Linear, mean: Tensor, scale: Tensor) -> nn.Linear:
 @torch.no_grad()
 def confusion_matrix(head: nn.Linear, features: Tensor, labels: Tensor) -> list[list[int]]:
     """Count images (N, dim) by label (rows) and by what `head` takes them for (columns)."""
-    classes = head.out_features
-    cells = labels * classes + head(features).argmax(1)
-    return torch.bincount(cells, minlength=classes**2).view(classes, classes).tolist()
+    return count_pairs(labels, head(features).argmax(1), head.out_features)
+
+
+def count_pairs(labels: Tensor, found: Tensor, classes: int) -> list[list[int]]:
+    """Count images by label (N,) (rows) and by the class that they are taken for (N,) (columns)."""
+    cells = torch.bincount(labels * classes + found, minlength=classes**2)
+    return cells.view(classes, classes).tolist()
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from byol.errors import UserError
-from byol.evaluation.features import Standardise, accuracy
+from byol.evaluation.features import Standardise, count_pairs
 
 STRENGTHS = [10.0**exponent for exponent in range(4, -3, -1)]  # strongest first
 FOLDS = 5
@@ -96,29 +96,36 @@ def _folds(labels: Tensor, folds: int) -> Tensor:
 
 
 @torch.no_grad()
-def knn_accuracy(
+def knn_classes(
     bank: Tensor,
     bank_labels: Tensor,
     features: Tensor,
-    labels: Tensor,
     classes: int,
     k: int = 200,
     temperature: float = 0.1,
-) -> float:
-    """Compute the share of `features` (N, width) that their neighbours in `bank` get right.
+) -> Tensor:
+    """Find what the neighbours in `bank` (M, width) take `features` (N, width) for: int64 (N,).
 
     The k most similar by cosine vote with exp(cosine / temperature) (arXiv 1805.01978, 3.4);
     k is at most M.
     """
     bank = F.normalize(bank, dim=1)
-    hits = 0
+    found = []
     for at in range(0, len(features), 128):
         similarity = F.normalize(features[at : at + 128], dim=1) @ bank.T
         near, where = similarity.topk(min(k, len(bank)), dim=1)
         scores = torch.zeros(len(near), classes, device=bank.device)
         scores.scatter_add_(1, bank_labels[where], (near / temperature).exp())
-        hits += (scores.argmax(1) == labels[at : at + 128]).sum()
-    return int(hits) / len(features)
+        found.append(scores.argmax(1))
+    return torch.cat(found)
+
+
+def knn_accuracy(
+    bank: Tensor, bank_labels: Tensor, features: Tensor, labels: Tensor, classes: int, **settings
+) -> float:
+    """Compute the share of `features` that their neighbours get right (see `knn_classes`)."""
+    found = knn_classes(bank, bank_labels, features, classes, **settings)
+    return int((found == labels).sum()) / len(features)
 
 
 class FeatureBank:
@@ -139,6 +146,14 @@ class FeatureBank:
         `representation`: "avgpool", or "combined": its blocks standardised for the linear head, and
         each of length 1 for the neighbours.
         """
+        linear, strength, knn = self.confusions(representation, train_rows, test_rows, classes)
+        hits = [sum(row[at] for at, row in enumerate(table)) for table in (linear, knn)]
+        return hits[0] / len(test_rows), strength, hits[1] / len(test_rows)
+
+    def confusions(
+        self, representation: str, train_rows: np.ndarray, test_rows: np.ndarray, classes: int
+    ) -> tuple[list[list[int]], float, list[list[int]]]:
+        """Judge as `judge` does: the confusion matrices in place of the accuracies."""
         widths = self.widths[:1] if representation == "avgpool" else self.widths
         device = self.values.device
         train, test = (torch.from_numpy(self.place[r]).to(device) for r in (train_rows, test_rows))
@@ -147,9 +162,11 @@ class FeatureBank:
 
         standardise = Standardise(x, widths)
         head, strength = fit_linear(standardise(x), y, classes)
-        linear = accuracy(standardise.fold(head), held, truth)
+        with torch.no_grad():
+            linear = standardise.fold(head)(held).argmax(1)
         neighbours, asked = (
             torch.cat([F.normalize(block, dim=1) for block in each.split(widths, dim=1)], dim=1)
             for each in (x, held)
         )
-        return linear, strength, knn_accuracy(neighbours, y, asked, truth, classes)
+        knn = knn_classes(neighbours, y, asked, classes)
+        return count_pairs(truth, linear, classes), strength, count_pairs(truth, knn, classes)

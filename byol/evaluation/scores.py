@@ -28,6 +28,11 @@ class Scores:
         known = [recall for recall in self.recalls if recall is not None]
         self.balanced_accuracy = sum(known) / len(known)
 
+    @property
+    def uneven(self) -> bool:
+        """Whether the classes of the test differ so much that accuracy alone would mislead."""
+        return max(self.counts) > UNEVEN * min(self.counts)
+
     def summary(self) -> dict:
         """Give the figures for `summary.json`."""
         return {
@@ -42,7 +47,7 @@ class Scores:
         """Say them; of uneven classes with balanced accuracy and recalls."""
         images = f"{sum(self.counts):,} images ({tested_on})"
         text = f"test accuracy {100 * self.accuracy:.2f} % on {images}"
-        if max(self.counts) > UNEVEN * min(self.counts):
+        if self.uneven:
             recalls = ", ".join(
                 f"{printable(name)} {100 * recall:.1f} of {count:,}"
                 for name, recall, count in zip(self.classes, self.recalls, self.counts, strict=True)

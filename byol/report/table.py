@@ -22,10 +22,12 @@ class Cell:
     labels: str
     values: list[float] = field(default_factory=list)
     l2_strength: list[float] = field(default_factory=list)  # of linear evaluation, as chosen
+    balanced: list[float] = field(default_factory=list)  # the mean recall, if classes are uneven
 
     def __str__(self) -> str:
         """Write it in per cent: the mean, and the deviation over seeds if there are several."""
-        return mean_and_deviation(self.values)
+        text = mean_and_deviation(self.values)
+        return f"{text}; balanced {mean_and_deviation(self.balanced)}" if self.balanced else text
 
 
 def mean_and_deviation(values: list[float], of: str = "") -> str:
@@ -45,8 +47,9 @@ def add(
     labels: str,
     value: float,
     l2_strength: float | None = None,
+    balanced: float | None = None,
 ) -> None:
-    """Add the accuracy of one seed to its cell."""
+    """Add the accuracy of one seed to its cell, of uneven classes also the balanced one."""
     place = (weights, representation, protocol, labels)
     for cell in cells:
         if (cell.weights, cell.representation, cell.protocol, cell.labels) == place:
@@ -57,6 +60,8 @@ def add(
     cell.values.append(value)
     if l2_strength is not None:
         cell.l2_strength.append(l2_strength)
+    if balanced is not None:
+        cell.balanced.append(balanced)
 
 
 def markdown(cells: list[Cell], tested_on: dict[str, str]) -> str:

@@ -463,3 +463,24 @@ def test_the_frozen_figures_are_those_of_these_weights_and_these_labels(world):
                      if (c["weights"], c["representation"], c["protocol"]) == place]  # fmt: skip
             assert found == [pytest.approx(values)], place
     assert drawn[0] != drawn[1]
+
+
+def test_of_uneven_classes_the_table_has_the_balanced_accuracy(world, tmp_path):
+    """It is the mean recall: here of eight test images of one class and two of the other."""
+    folder = cartoon_folder(tmp_path / "uneven", train=24, test=10)
+    kinds = sorted(path.name for path in (folder / "test").iterdir())
+    for extra in sorted((folder / "test" / kinds[1]).glob("*.png"))[2:]:
+        extra.rename(folder / "test" / kinds[0] / f"more{extra.name}")
+    counts = [len(list((folder / "test" / kind).glob("*.png"))) for kind in kinds]
+    assert min(counts) == 2
+    assert judge(world, *FROZEN, "--data", str(folder), files=("classic",)) == 0
+    for cell in cells_of():
+        (value,), (balanced,) = cell["values"], cell["balanced"]
+        hits = [
+            (a, b)
+            for a in range(counts[0] + 1)
+            for b in range(counts[1] + 1)
+            if (a + b) / sum(counts) == pytest.approx(value)
+        ]
+        assert any((a / counts[0] + b / counts[1]) / 2 == pytest.approx(balanced) for a, b in hits)
+    assert "; balanced " in Path("evaluation/table.md").read_text()

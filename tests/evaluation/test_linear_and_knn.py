@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from byol.errors import UserError
+from byol.evaluation.features import Standardise
 from byol.evaluation.linear_and_knn import (
     MOST_IMAGES_TO_CHOOSE,
     STRENGTHS,
@@ -129,3 +130,31 @@ def test_representations_take_the_parts_they_should():
     assert accuracies["avgpool"][2] < 0.65
     assert accuracies["combined"][0] > 0.95
     assert accuracies["combined"][2] > 0.8
+
+
+def test_confusion_matrices_are_those_of_each_image_alone():
+    """Of uneven classes: by the head and by brute force over the neighbours."""
+    x, y = blobs(260)
+    keep = (y != 2) | (torch.arange(260) % 4 == 0)
+    x, y = x[keep], y[keep]
+    rows = np.arange(len(x))
+    bank = FeatureBank(x, rows, y.numpy(), {"avgpool": 8})
+    train, test = rows[:100], rows[100:]
+    linear, _, knn = bank.confusions("avgpool", train, test, 3)
+    standardise = Standardise(x[:100], [8])
+    head, _ = fit_linear(standardise(x[:100]), y[:100], 3)
+    expected = {"linear": np.zeros((3, 3), int), "knn": np.zeros((3, 3), int)}
+    near = [nn.functional.normalize(part, dim=1) for part in (x[:100], x[100:])]
+    for at, label in zip(range(len(test)), y[100:].tolist(), strict=True):
+        with torch.no_grad():
+            said = head(standardise(x[100 + at])).argmax()
+        expected["linear"][label, said] += 1
+        votes = np.zeros(3)
+        for other, of in zip(near[0], y[:100].tolist(), strict=True):
+            votes[of] += math.exp(float(near[1][at] @ other) / 0.1)
+        expected["knn"][label, votes.argmax()] += 1
+    assert linear == expected["linear"].tolist()
+    assert knn == expected["knn"].tolist()
+    accuracies = bank.judge("avgpool", train, test, 3)
+    assert accuracies[0] == np.trace(linear) / len(test)
+    assert accuracies[2] == np.trace(knn) / len(test)
