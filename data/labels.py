@@ -229,7 +229,8 @@ def find_texts(names: list[str], pattern: str, flag: str) -> list[str]:
     try:
         compiled = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UserError(f"{flag} is no regular expression ({error}); mend it") from None
+        reason = printable(str(error))
+        raise UserError(f"{flag} is no regular expression ({reason}); mend it") from None
     group = 1 if compiled.groups else 0
     found = (compiled.search(unicodedata.normalize("NFC", name)) for name in names)
     return [(match[group] or "").strip() if match else "" for match in found]
@@ -297,7 +298,7 @@ def find_groups(names: Sequence[str], pattern: str, joined: bool) -> np.ndarray:
     groups[alone] = len(numbers) + np.arange(alone.sum())
     lacking = [name for name, text in zip(names, texts, strict=True) if not text]
     tell(
-        f"{flag}: {len(np.unique(groups[~alone])):,} groups of {(~alone).sum():,} photos"
+        f"{flag}: {len(set(texts) - {''}):,} groups of {(~alone).sum():,} photos"
         + (f"; in no group, each alone: {_some(lacking)}" if lacking else "")
     )
     return groups

@@ -237,6 +237,23 @@ def test_a_table_that_cannot_be_read_is_refused(flat, tmp_path):
             opened(flat, labels_file=path)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_tables_are_one_sentence_or_are_read(flat, tmp_path, seed):
+    draw = np.random.default_rng(seed)
+    text = b'\xef\xbb\xbffile,label\ncat.0.png,cat\n"cat.1.png",dog\n'
+    blob = bytearray(text * int(draw.integers(1, 3)))
+    for at in draw.integers(0, len(blob), 3):
+        blob[at] = draw.integers(0, 256)
+    (tmp_path / "labels.csv").write_bytes(blob)
+    said = "--labels-file"
+    try:
+        opened(flat, labels_file=str(tmp_path / "labels.csv"))
+    except UserError as error:
+        said = str(error)
+    assert said.isprintable()
+    assert "--labels-file" in said
+
+
 def test_the_same_row_twice_is_no_fault(tmp_path):
     assert read_table(table(tmp_path, "file,label\na.png,x\na.png,x\n")) == {"a.png": "x"}
 

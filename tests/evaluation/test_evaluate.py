@@ -484,3 +484,16 @@ def test_of_uneven_classes_the_table_has_the_balanced_accuracy(world, tmp_path):
         ]
         assert any((a / counts[0] + b / counts[1]) / 2 == pytest.approx(balanced) for a, b in hits)
     assert "; balanced " in Path("evaluation/table.md").read_text()
+
+
+def test_labels_may_come_from_the_names_and_groups_leave_the_test(world, tmp_path, capsys):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for path in (world / "photos").rglob("*.png"):
+        shutil.copy(path, folder / f"{path.parent.name}.{path.name}")
+    flags = ["--data", str(folder), "--label-pattern", r"^(\w+)\.", "--group-by", r"(\d)\.png"]
+    assert judge(world, *FROZEN, *flags, files=("classic",)) == 0
+    said = capsys.readouterr()
+    assert "--label-pattern ^(\\w+)\\.: 44 photos have a label" in said.err
+    tested = int(said.out.split("tested on ")[1].split()[0])
+    assert 0 < tested < 36
