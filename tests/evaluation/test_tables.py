@@ -43,6 +43,8 @@ def test_other_starts_have_columns_of_their_own():
         "| frozen backbone | no run | no run | no run | 50.0 |",
         "| full model | no run | no run | 50.0 | no run |",
     ]
+
+
 def test_of_uneven_classes_the_balanced_accuracy_stands_beside_the_other():
     cells: list[Cell] = []
     for value, balanced in ((0.5, 0.25), (0.7, 0.35)):
