@@ -285,6 +285,7 @@ def fine_tune(
         seed=seed,
         epochs=protocol.epochs,
         batch_size=protocol.batch_size,
+        folds=0,
         run_dir=str(folder),
     )
     identity = run_identity(settings, weights.pretrained, photos)

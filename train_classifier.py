@@ -24,13 +24,15 @@ from byol.errors import Stopped, printable
 from byol.evaluation.classifier import Classifier, some_rows
 from byol.evaluation.classifier_run import ClassifierRun, take_settings, take_split
 from byol.evaluation.features import confusion_matrix
-from byol.evaluation.labelled import Labelled, check_classes
+from byol.evaluation.folds import Silent
+from byol.evaluation.labelled import Labelled, check_classes, class_weights
 from byol.evaluation.scores import Scores
 from byol.hardware.batches import Batches
 from byol.hardware.device import describe, set_up, to_device
 from byol.hardware.step import LossScaler, prepare
 from byol.optim import build_optimizer, set_lr
 from byol.run import checkpoint
+from byol.run.interrupt import Interrupt
 from byol.run.log import ClassifierLog
 from byol.run.start import read_start
 from byol.views.augment import Augment
@@ -75,28 +77,88 @@ def train(config: ClassifierConfig, pretrained: dict | None, photos, say: Callab
     schedule = config.schedule(len(labels.train))
     say(f"data        {labels}")
 
-    # ---- encoder, scaling of its features, head
+    # ---- encoder, head, and what a frozen encoder shows to the head
+    classifier = build(config, pretrained, photos, device)
+    extract = classifier.extractor(device, amp)
+    rows = labels.train if config.freeze else some_rows(labels.train)
+    features = extract(classifier.encoder, photos, rows)
+    seen = rows, features
+    say(describe_run(config, classifier, schedule, describe(device, amp)))
+    if not config.freeze and len(labels.test):
+        labels.find_duplicates(extract, classifier.encoder, seen)  # before the encoder changes
+        features = None
+
+    # ---- cross-validation: how good it will be, and how sure it may be; then the classifier itself
+    if labels.folds:
+        cross_validate(config, pretrained, photos, labels, features, device, amp, run)
+    log = fit(classifier, config, photos, labels.train, features, device, amp, run)
+
+    # ---- the test, once, with the weights of the last epoch
+    scores = labels.folds.scored() if labels.folds else None
+    if len(labels.test):
+        features = extract(classifier.encoder, photos, labels.test, what="test images")
+        if config.freeze:
+            labels.find_duplicates(extract, classifier.encoder, seen, features)
+        truth = labels.truth(labels.test, device)
+        confusion = confusion_matrix(classifier.folded_head(), features, truth)
+        scores = Scores(confusion, photos.classes)
+    classifier.know(photos, labels.split, device, amp)  # what it has seen, for later photos
+    return run.finish(classifier, labels, scores, log)
+
+
+def build(config: ClassifierConfig, pretrained: dict | None, photos, device) -> Classifier:
+    """Build an untrained classifier on its device."""
     torch.manual_seed(config.seed)
     classifier = Classifier.begin(config, pretrained, photos.classes)
-    prepare(classifier, device)
-    extract = classifier.extractor(device, amp)
-    some = labels.train if config.freeze else some_rows(labels.train)
-    seen = some, extract(classifier.encoder, photos, some)
-    if config.freeze:  # nothing in front of the head changes: compute what it sees once
-        features = classifier.freeze(seen[1])
-    else:
-        labels.find_duplicates(extract, classifier.encoder, seen)  # before the encoder changes
-        if config.blocks:
-            classifier.standardise_while_training(seen[1])
+    classifier.stored_shape = photos.shape
+    return prepare(classifier, device)
+
+
+def cross_validate(config, pretrained, photos, labels, features, device, amp, run) -> None:
+    """Fill `labels.folds`: train a classifier without each fold, and let it score that fold."""
+    folds, say = labels.folds, run.say
+    trainings = len(folds.folds) * (folds.count - 1)
+    if not config.freeze:
+        say(f"folds       {folds}: as long as {trainings} more trainings; --folds 0 leaves it out")
+    if config.resume:
+        folds.restore(run.folder, run.settings)
+    with Interrupt() as interrupt:
+        for repeat, of_fold in folds.to_do():
+            classifier = build(config, pretrained, photos, device)
+            some = None if features is None else features[~of_fold.to(device)]
+            silent = Silent(interrupt)
+            fit(classifier, config, photos, labels.train[~of_fold], some, device, amp, silent)
+            if features is None:
+                extract = classifier.extractor(device, amp)
+                unseen = extract(classifier.encoder, photos, labels.train[of_fold])
+            else:
+                unseen = features[of_fold.to(device)]
+            folds.note(repeat, of_fold, classifier.folded_head()(unseen), config.rate_flag)
+            folds.save(run.folder, run.settings)
+    say(folds.describe())
+
+
+def fit(classifier, config, photos, rows, features, device, amp, run) -> ClassifierLog:
+    """Train `classifier` on the images `rows`; `features` (N, width) are theirs if it is frozen.
+
+    run: keeps it and goes on with it, or a `Silent`.
+    """
+    # ---- scaling of the features, views, optimizer
+    schedule = config.schedule(len(rows))
+    if config.freeze:  # nothing in front of the head changes
+        features = classifier.freeze(features)
+    elif config.blocks:
+        extract = classifier.extractor(device, amp)
+        some = extract(classifier.encoder, photos, some_rows(rows))
+        classifier.standardise_while_training(some)
     augment = Augment(config.view, 0, config.image_size, config.mean, config.std, config.seed)
-    batches = Batches(photos, labels.train, schedule, "host", device)
-    truth = labels.truth(labels.train, device)
-    weights = labels.class_weights(config.class_weights, device)
+    batches = Batches(photos, rows, schedule, "host", device)
+    truth = torch.from_numpy(photos.labels[rows]).to(device)
+    weights = class_weights(config.class_weights, truth, len(photos.classes))
     scaler = LossScaler(device, amp)
     groups = classifier.groups(config.encoder_scale)
     optimizer = build_optimizer(config.optimizer, groups, config.decay, scaler.enabled)
-    log = ClassifierLog(run.folder, schedule, config.rate_flag, device)
-    say(describe_run(config, classifier, schedule, describe(device, amp)))
+    log = run.open_log(schedule, config.rate_flag, device)
 
     # ---- go on where a stopped run was, or begin
     parts = {"model": classifier.learning, "optimizer": optimizer, "scaler": scaler}
@@ -122,14 +184,7 @@ def train(config: ClassifierConfig, pretrained: dict | None, photos, say: Callab
             log.after_step(step + 1)  # a line of the metrics, if an epoch ends
             run.after_step(step + 1)  # a checkpoint, if one is due; Stopped after Ctrl-C
     log.check(classifier.learning, schedule.total_steps)
-
-    # ---- the test, once, with the weights of the last epoch
-    features = extract(classifier.encoder, photos, labels.test, what="test images")
-    if config.freeze:
-        labels.find_duplicates(extract, classifier.encoder, seen, features)
-    truth = labels.truth(labels.test, device)
-    confusion = confusion_matrix(classifier.folded_head(), features, truth)
-    return run.finish(classifier, labels, Scores(confusion, photos.classes), log)
+    return log
 
 
 def describe_run(config: ClassifierConfig, classifier: Classifier, schedule, device: str) -> str:

@@ -54,7 +54,7 @@ GONE = ("compile", "first_epochs")
 # what earlier versions did, which did not have these settings
 NEW = dict.fromkeys(("classes_at", "labelled", "labels_file", "label_pattern", "group_by"))
 NEW |= {"channels": "colour"}
-NEW_OF_CLASSIFIER = {"class_weights": "none"}
+NEW_OF_CLASSIFIER = {"class_weights": "none", "folds": 0}
 # Where labels are read, if not by the rules for class folders, and which of these go together
 NAMING = ("labelled", "labels_file", "label_pattern", "classes_at")
 TOGETHER = {"labelled", "classes_at"}
@@ -345,6 +345,10 @@ class ClassifierConfig(Shared):
         low=0,
     )  # fmt: skip
     seeds: int = option(1, "schedule", "runs, one for each of seed, seed + 1, ...", low=1)
+    folds: int = option(
+        5, "schedule", "of the cross-validation on the labelled images, by which the probabilities "
+        "are calibrated; 0 is none", low=0,
+    )  # fmt: skip
     epochs: int = option(100, "schedule", "passes over the labelled images", low=1)
     batch_size: int = option(50, "schedule", "images per optimizer step", low=2)
     optimizer: str = option("adamw", "schedule", "optimizer", choices=tuple(OPTIMIZERS))
@@ -450,6 +454,8 @@ def check(config) -> None:
         )
     if isinstance(config, PretrainConfig):
         _check_pretraining(config)
+    elif config.folds == 1:
+        raise UserError("folds must be 2 or more, or 0 for no cross-validation, not 1")
 
 
 def _check_pretraining(config: PretrainConfig) -> None:

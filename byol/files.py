@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _SEAL = b"\nbyol: CRC-32 of what is before this line: "  # and eight hexadecimal digits
 _CHUNK = 2**20
@@ -35,24 +36,38 @@ def write_file(path: Path, blob: bytes | memoryview) -> None:
 
 
 def write_atomically(path: str | Path, blob: bytes | memoryview, keep: Path | None = None) -> None:
-    """Write a file under a temporary name in the same folder, flush it, rename it, flush the name.
+    """Write a file whole or not at all, as `writing` does. Raises `OSError` that names `path`."""
+    with naming(Path(path)), writing(path, keep) as file:
+        file.write(blob)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, keep: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a file under a temporary name in the same folder; at the end flush it and rename it.
 
     At any instant `path` is the old file or the new one, also after a loss of power. With `keep`
-    the old file moves there first; stopped between the two, there is only `keep`. What a killed
-    process left of an earlier write is removed. Raises `OSError` that names `path`.
+    the old file moves there first; stopped between the two, there is only `keep`. If an error ends
+    it, `path` stays as it was. What a killed process left of an earlier write is removed. Raises
+    `OSError` that names `path`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_half_written(path)
-        try:
-            write_file(temporary, blob)
+        file = open(temporary, "wb")  # noqa: SIM115  (closed below)
+    try:
+        with file:
+            yield file
+            with naming(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with naming(path):
             if keep and path.exists():
                 os.replace(path, keep)
             os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
     _flush_folder(path.parent)
 
 

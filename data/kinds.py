@@ -98,6 +98,8 @@ OWN_PICTURES = {
     *("loss1.png", "loss2.png", "accuracy.png", "pretraining.png", "table.png", "unfinished.png")
 }
 
+SORTED = ".byol-sorted"  # an empty file in a folder of copies that predict.py made
+
 # ---- names of folders
 
 SYSTEM_FOLDERS = {

@@ -411,7 +411,7 @@ def _read(
     labelled: set[bytes] = set()  # digests
     with (
         open(path, "wb") as file,
-        contextlib.closing(_load_all(found, shape, earlier)) as results,
+        contextlib.closing(load_all(found, shape, earlier)) as results,
         tqdm(
             desc=f"packing {found.title} at {describe_shape(shape)} px",
             total=found.count(),
@@ -534,7 +534,7 @@ def _tell_of_packs(pack: Path, found: Source, content: _Content, earlier: Earlie
         )
 
 
-def _load_all(
+def load_all(
     found: Source, shape: tuple[int, int], known: Container[bytes]
 ) -> Iterator[Loaded | Passed | tuple[str, str]]:
     """Decode in threads, few ahead of the writer, in the order of the source.

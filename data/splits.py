@@ -66,6 +66,12 @@ class Split:
             f"{photos.describe_classes()}"
         )
 
+    def folds(self, photos: Photos, count: int, seed: int) -> np.ndarray:
+        """Give each labelled photo the number of its fold (see `stratified_folds`)."""
+        groups = None if self.groups is None else self.groups[self.labelled]
+        labels = photos.labels[self.labelled]
+        return stratified_folds(labels, groups, count, seed, photos.classes)
+
     def save(self, path: str | Path) -> None:
         """Write the names of each part and the seeds as JSON, all or nothing."""
         about = {

@@ -57,12 +57,14 @@ class Item(NamedTuple):
     load: takes the stored shape, and optionally the digests of what need not be decoded
     file_bytes: what its file takes in memory until the item is done with
     size: reads height and width from the header alone; None if all images are square
+    read: gives the bytes of its file, if it has one
     """
 
     name: str
     load: Callable[..., Loaded]
     file_bytes: int = 0
     size: Callable[[], tuple[int, int]] | None = None
+    read: Callable[[], bytes] | None = None
 
 
 class Passed(NamedTuple):
@@ -125,6 +127,18 @@ def list_folder(root: Path, inside: str = "") -> Listing:
     Names start at `root`, after `inside`: "PetImages/" gives a folder the names of its archive.
     """
     return _Lister(root, inside).list()
+
+
+def list_files(paths: list[str]) -> list[_File]:
+    """List files that are given one by one; their names are their paths. None is opened."""
+    files = []
+    for path in paths:
+        try:
+            info = os.stat(os.path.expanduser(path))
+            files.append(_File(path, os.path.expanduser(path), info.st_size, info.st_mtime_ns))
+        except OSError as error:
+            files.append(_File(path, path, 0, 0, f"cannot be read: {error.strerror}"))
+    return files
 
 
 class _Lister:
@@ -250,8 +264,10 @@ class _Lister:
 
 
 def _is_own(files: list[str]) -> bool:
-    """Tell by the files of a folder whether it is a run, a table or packed photos of ours."""
-    return "run.lock" in files or ("manifest.json" in files and "images.npy" in files)
+    """Tell by the files of a folder whether it is our run, table, pack or sorted copies."""
+    if "run.lock" in files or kinds.SORTED in files:
+        return True
+    return "manifest.json" in files and "images.npy" in files
 
 
 def _head_of(path: str) -> bytes:
@@ -519,7 +535,7 @@ def _item(name: str, read: Callable[[], bytes], file_bytes: int) -> Item:
         return Loaded(name, *decode(blob, shape), digest)
 
     held = file_bytes if file_bytes <= MAX_FILE_BYTES else 0  # else never read
-    return Item(name, load, held, lambda: read_size(read()))
+    return Item(name, load, held, lambda: read_size(read()), read)
 
 
 def _read_photo(stream: IO[bytes], name: str, size: int) -> bytes:

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from byol.config import ClassifierConfig, check, inherit
 from byol.encoder import Encoder, check_inner_blocks
 from byol.errors import UserError, printable
+from byol.evaluation.familiar import Familiar, some_known
 from byol.evaluation.features import FeatureExtractor, RunningStandardise, Standardise, combine
 from byol.hardware.device import autocast
 from byol.hardware.step import prepare
 from byol.optim import parameter_groups
 from byol.run import checkpoint
 
+MOST_WIDE = 8192  # pixels of a stored photo
 MOST_TO_STANDARDISE = 5000  # images: enough for a start
 
 
@@ -26,7 +28,8 @@ class Classifier(nn.Module):
     """Scores of classes: head(scaling(encoder(views))).
 
     settings: `image_size`, `mean`, `std` and `channels` say what it wants to see; `arch` and `stem`
-    what its encoder is (see `FROM_PRETRAINED` in byol/run/checkpoint.py).
+    what its encoder is (see `FROM_PRETRAINED` in byol/run/checkpoint.py). stored_shape: height and
+    width of the stored photos that it learned from. familiar: knows the photos of training.
     """
 
     def __init__(
@@ -37,6 +40,9 @@ class Classifier(nn.Module):
         self.classes, self.settings = list(classes), settings
         self.widths = encoder.widths(inner_blocks)  # {"avgpool": 512, ...}
         self.scaling: nn.Module | None = None
+        self.temperature: float | None = None  # of calibrated probabilities, if it is known
+        self.familiar: Familiar | None = None
+        self.stored_shape: tuple[int, int] | None = None
         self.head = nn.Linear(sum(self.widths.values()), len(self.classes))
 
     @classmethod
@@ -129,8 +135,18 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Compute the probability of each class for `rows` of `photos`: (N, classes), float32."""
         extract = self.extractor(device, amp)
-        scores = self.folded_head()(extract(self.encoder, photos, rows, what="photos"))
-        return F.softmax(scores, dim=1)
+        return self.probabilities(extract(self.encoder, photos, rows, what="photos"))
+
+    @torch.no_grad()
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Compute calibrated probabilities (N, classes) of raw features (N, width)."""
+        return F.softmax(self.folded_head()(features) / (self.temperature or 1.0), dim=1)
+
+    def know(self, photos, split, device: torch.device, amp: torch.dtype | None) -> None:
+        """Know the photos of training again, or some of them, if there are two or more."""
+        rows = some_known(split.labelled, split.unlabelled)
+        features = self.extractor(device, amp)(self.encoder, photos, rows, what="known photos")
+        self.familiar = Familiar.of(features, list(self.widths.values()))
 
     def save(self, path: str | Path, config: dict) -> None:
         """Write the classifier, its scaling folded into the head. config: all its settings."""
@@ -139,7 +155,10 @@ class Classifier(nn.Module):
             "head": checkpoint.head_weights(self.folded_head()),
             "classes": self.classes,
             **self.settings,
+            "stored_shape": list(self.stored_shape) if self.stored_shape else None,
             "inner_blocks": self.inner_blocks,
+            "temperature": self.temperature,
+            "familiar": self.familiar.state_dict() if self.familiar else None,
             "config": config,
         }
         checkpoint.save(path, checkpoint.CLASSIFIER, content)
@@ -151,11 +170,12 @@ class Classifier(nn.Module):
         Raises `UserError` if the file is missing, damaged, or something else.
         """
         content = checkpoint.load(path, checkpoint.CLASSIFIER)
-        settings = _check_content(content, path)
+        settings, stored_side = _check_content(content, path)
         encoder = checkpoint.load_encoder(content, path)
         try:
             classifier = cls(encoder, content["inner_blocks"], content["classes"], settings)
             classifier.head.load_state_dict(content["head"])
+            classifier._load_of_today(content, stored_side)
         except (RuntimeError, TypeError, AttributeError, ValueError):
             raise UserError(
                 f"{printable(str(path))} is incomplete: its head does not fit; give another"
@@ -165,18 +185,39 @@ class Classifier(nn.Module):
                 f"{printable(str(path))} holds weights that are not finite numbers; give another"
             )
         prepare(classifier, device)
+        if classifier.familiar:
+            classifier.familiar = classifier.familiar.to(device)
         return classifier.eval()
 
+    def _load_of_today(self, content: dict, stored_side: int) -> None:
+        """Take what files of earlier versions lack. Raises `ValueError` and its like."""
+        height, width = content.get("stored_shape") or (stored_side, stored_side)
+        if not (type(height) is type(width) is int and 0 < height <= width <= MOST_WIDE):
+            raise ValueError
+        self.stored_shape = height, width
+        self.temperature, state = content.get("temperature"), content.get("familiar")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ValueError
+        if state:
+            width, (known, of_known) = self.head.in_features, state["known"].shape
+            fits = state["mean"].shape == state["scale"].shape == (width,) and of_known == width
+            if not (fits and state["distances"].shape == (known,) and known > 1):
+                raise ValueError
+            self.familiar = Familiar(**state)
 
-def _check_content(content: dict, path: str | Path) -> dict:
-    """Check what a classifier's file says of itself; give the settings of `FROM_PRETRAINED`.
+
+def _check_content(content: dict, path: str | Path) -> tuple[dict, int]:
+    """Check what a classifier's file says of itself; give its `FROM_PRETRAINED`, its stored side.
 
     Raises `UserError` for what is not possible.
     """
     config, classes, blocks = ClassifierConfig(), content["classes"], content["inner_blocks"]
+    before = content.get("config")
     try:
         for key in checkpoint.FROM_PRETRAINED:
             inherit(config, key, content[key], str(path))
+        if isinstance(before, dict):
+            inherit(config, "store_size", before.get("store_size"), str(path))
         check(config)
         if not (isinstance(classes, list) and all(type(name) is str for name in classes)):
             raise UserError("classes must be a list of names")
@@ -187,7 +228,7 @@ def _check_content(content: dict, path: str | Path) -> dict:
         check_inner_blocks(blocks, config.arch, config.stem, config.image_size)
     except UserError as error:
         raise UserError(f"{printable(str(path))} is no classifier that can be: {error}") from None
-    return {key: content[key] for key in checkpoint.FROM_PRETRAINED}
+    return {key: content[key] for key in checkpoint.FROM_PRETRAINED}, config.stored_side
 
 
 def some_rows(rows: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 from byol.config import BELONGING, LABELS, NAMING, ClassifierConfig, check, inherit, modern_settings
 from byol.errors import UserError, printable
 from byol.evaluation.classifier import Classifier
+from byol.evaluation.folds import KEPT
 from byol.evaluation.labelled import Labelled
 from byol.evaluation.scores import Scores
 from byol.files import write_json
@@ -68,8 +69,11 @@ class ClassifierRun(Run):
     def say(self, text: str) -> None:
         self.say_to(text)
 
+    def open_log(self, *about) -> ClassifierLog:
+        return ClassifierLog(self.folder, *about)
+
     def finish(
-        self, classifier: Classifier, labels: Labelled, scores: Scores, log: ClassifierLog
+        self, classifier: Classifier, labels: Labelled, scores: Scores | None, log: ClassifierLog
     ) -> dict:
         """Write the result, and remove the states of training. Returns the summary.
 
@@ -77,6 +81,8 @@ class ClassifierRun(Run):
         until then.
         """
         config, folder, last = self.config, self.folder, log.history[-1]
+        if labels.folds:
+            classifier.temperature = labels.folds.temperature()
         classifier.save(folder / "classifier.pt", dataclasses.asdict(config))
         write_json(folder / "config.json", dataclasses.asdict(config))
         labels.split.save(folder / "split.json")
@@ -95,8 +101,10 @@ class ClassifierRun(Run):
             "epochs": config.epochs,
             "train_loss": last["loss"],
             "train_accuracy": last["accuracy"],
-            **scores.summary(),
-            "test_images": len(labels.test),
+            **(scores.summary() if scores else {"test_accuracy": None}),
+            "cross_validation": labels.folds.summary() if labels.folds else None,
+            "temperature": classifier.temperature,
+            "test_images": len(labels.test) or (len(labels.train) if scores else 0),
             "tested_on": labels.tested_on,
             **(labels.duplicates.summary() if labels.duplicates else {}),
             "seconds": round(log.seconds, 1),
@@ -105,7 +113,8 @@ class ClassifierRun(Run):
         }
         write_json(folder / "summary.json", summary)
         remove_states(folder)
-        self.say(scores.describe(labels.tested_on))
+        (folder / KEPT).unlink(missing_ok=True)
+        self.say(scores.describe(labels.tested_on) if scores else "not tested: no labels are left")
         if text := str(labels.duplicates or ""):
             self.say(text)
         return summary
@@ -149,7 +158,9 @@ def read_if_finished(folder: Path, identity: dict) -> dict | None:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         before = know_photos_again(modern_settings(summary["run"]), identity)
-        this = before == identity and 0 <= summary["test_accuracy"] <= 1
+        accuracy = summary["test_accuracy"]
+        tested = accuracy is not None or summary["tested_on"] == "nothing"
+        this = before == identity and tested and 0 <= (accuracy or 0) <= 1
         return summary if this else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

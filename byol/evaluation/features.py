@@ -61,20 +61,30 @@ class FeatureExtractor:
             for at in range(0, len(rows), BATCH):
                 some = rows[at : at + BATCH]
                 images = gather(photos.images, some, self.device)
-                viewing = self.image_size, self.mean, self.std, self.channels
-                views = central_view(images, photos.sizes[some], *viewing)
-                with autocast(self.device, self.amp):
-                    seen = combine(encoder, views, self.inner_blocks)
-                features[at : at + len(some)] = seen
+                features[at : at + len(some)] = self.of_batch(encoder, images, photos.sizes[some])
                 bar.update(len(some))
         encoder.train(was_training)
+        self.check_finite(features, what)
+        return features
+
+    @torch.no_grad()
+    def of_batch(self, encoder: Encoder, images: Tensor, sizes: np.ndarray) -> Tensor:
+        """Compute features (N, width), float32, of stored photos, uint8 (N, 3, S, S).
+
+        The encoder is in evaluation mode. sizes: (N, 2), the photos' own heights and widths.
+        """
+        views = central_view(images, sizes, self.image_size, self.mean, self.std, self.channels)
+        with autocast(self.device, self.amp):
+            return combine(encoder, views, self.inner_blocks)
+
+    def check_finite(self, features: Tensor, what: str) -> None:
+        """Raise `UserError` if a feature is not a finite number; `what` names them."""
         if not features.isfinite().all():
             hint = "" if self.amp is None else ", or --amp off"
             raise UserError(
                 f"the encoder gives {what} that are not finite numbers; give other weights, or a "
                 f"lower rate where they were trained{hint}"
             )
-        return features
 
 
 def combine(encoder: Encoder, images: Tensor, inner_blocks: dict[str, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from byol.config import ClassifierConfig
 from byol.encoder import Encoder
 from byol.errors import UserError, printable
 from byol.evaluation.features import FeatureExtractor
+from byol.evaluation.folds import MOST_TO_REPEAT, REPEATS, Folds
 from byol.evaluation.similarity import Duplicates
 
 MOST_PAIRS = 100_000_000  # of a training and a test image that are compared: some seconds
@@ -21,8 +23,10 @@ MOST_TO_COMPUTE = 2_000  # test images, if their features are computed for the c
 class Labelled:
     """The images that a classifier learns from (`train`) and is tested on (`test`), as rows.
 
-    tested_on: "test split", "holdout" or "hidden labels". duplicates: near-duplicates across the
-    two, once they are known.
+    tested_on: "test split", "holdout", "hidden labels"; if there is none of these, `test` is empty
+        and it is "cross-validation", or "nothing" without folds.
+    folds: those of the cross-validation, (R, N) for N images; None if there is none.
+    duplicates: near-duplicates across training and test, once they are known.
     """
 
     def __init__(self, config: ClassifierConfig, photos, split, pretrained: dict | None):
@@ -34,8 +38,26 @@ class Labelled:
         check_labelled(config, photos, split)
         self.photos, self.split = photos, split
         self.train = split.labelled
-        self.tested_on, self.test = pick_test_images(photos, split)
+        self.tested_on, self.test = pick_test_images(photos, split, or_none=True)
         self.duplicates: Duplicates | None = None
+        self.folds = self._draw_folds(config)
+        if not len(self.test):
+            self.tested_on = "cross-validation" if self.folds else "nothing"
+
+    def _draw_folds(self, config: ClassifierConfig) -> Folds | None:
+        """Draw the folds of each repeat. Raises `UserError` if it needs more images of a class."""
+        if not config.folds:
+            return None
+        repeats = REPEATS if config.freeze and len(self.train) <= MOST_TO_REPEAT else 1
+        try:
+            folds = [self.split.folds(self.photos, config.folds, seed) for seed in range(repeats)]
+        except UserError as error:
+            if not len(self.test):
+                raise
+            print(f"note        the probabilities are not calibrated: {error}", file=sys.stderr)
+            return None
+        truth = torch.from_numpy(self.photos.labels[self.train])
+        return Folds(np.stack(folds), truth, self.photos.classes)
 
     def truth(self, rows: np.ndarray, device: torch.device) -> Tensor:
         """Give the labels of `rows`: (N,) on the device."""
@@ -64,24 +86,27 @@ class Labelled:
             features = features[::step]
         self.duplicates = Duplicates(extract, encoder, self.photos, train, (rows, features))
 
-    def class_weights(self, kind: str, device: torch.device) -> Tensor | None:
-        """Give the weight of each class in the loss, (K,): None for "none".
-
-        "balanced": images / (classes * images of the class), of the training images.
-        """
-        if kind == "none":
-            return None
-        truth = self.truth(self.train, device)
-        counts = torch.bincount(truth, minlength=len(self.photos.classes))
-        return len(truth) / (len(counts) * counts.float())
-
     def __str__(self) -> str:
+        tested = f"tested on {len(self.test):,} ({self.tested_on})"
+        if not len(self.test):
+            tested = f"tested {'by' if self.folds else 'on'} {self.tested_on}"
         return (
             f"{printable(self.photos.source)}: {len(self.train):,} labelled images of "
-            f"{len(self.photos.classes)} classes; tested on {len(self.test):,} "
-            f"({self.tested_on}); {len(self.photos.skipped):,} files skipped\n"
+            f"{len(self.photos.classes)} classes; {tested}; "
+            f"{len(self.photos.skipped):,} files skipped\n"
             f"{self.photos.describe_classes()}"
         )
+
+
+def class_weights(kind: str, truth: Tensor, classes: int) -> Tensor | None:
+    """Give the weight of each class in the loss, (K,): None for "none". truth: labels (N,).
+
+    "balanced": images / (classes * images of the class).
+    """
+    if kind == "none":
+        return None
+    counts = torch.bincount(truth, minlength=classes)
+    return len(truth) / (classes * counts.float())
 
 
 def check_classes(config: ClassifierConfig, photos) -> None:
@@ -126,11 +151,16 @@ def check_holdout(config: ClassifierConfig, photos, pretrained: dict | None) -> 
             )
 
 
-def pick_test_images(photos, split) -> tuple[str, np.ndarray]:
-    """Pick the rows to test on, and say what they are. Raises `UserError` if there are none."""
+def pick_test_images(photos, split, or_none: bool = False) -> tuple[str, np.ndarray]:
+    """Pick the rows to test on, and say what they are.
+
+    Raises `UserError` if there are none, but with `or_none`.
+    """
     tests = {"test split": split.test, "holdout": split.holdout, "hidden labels": split.hidden}
     for name, rows in tests.items():
         rows = rows[photos.labels[rows] >= 0]
         if len(rows):
             return name, rows
+    if or_none:
+        return "", np.empty(0, np.int64)
     raise UserError("no labelled image is left to test on; lower --labels or give --holdout")

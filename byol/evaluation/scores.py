@@ -12,11 +12,12 @@ class Scores:
     """The scores of a classifier on its test images.
 
     confusion: counts, of true classes (rows) by predicted classes (columns). A class without test
-    images has no recall, and the balanced accuracy is the mean over the others.
+    images has no recall, and the balanced accuracy is the mean over the others. times: how often
+    each image was counted.
     """
 
-    def __init__(self, confusion: list[list[int]], classes: list[str]):
-        self.confusion, self.classes = confusion, classes
+    def __init__(self, confusion: list[list[int]], classes: list[str], times: int = 1):
+        self.confusion, self.classes, self.times = confusion, classes, times
         self.counts = [sum(row) for row in confusion]
         total = sum(self.counts)
         hits = [row[index] for index, row in enumerate(confusion)]
@@ -45,11 +46,11 @@ class Scores:
 
     def describe(self, tested_on: str) -> str:
         """Say them; of uneven classes with balanced accuracy and recalls."""
-        images = f"{sum(self.counts):,} images ({tested_on})"
+        images = f"{sum(self.counts) // self.times:,} images ({tested_on})"
         text = f"test accuracy {100 * self.accuracy:.2f} % on {images}"
         if self.uneven:
             recalls = ", ".join(
-                f"{printable(name)} {100 * recall:.1f} of {count:,}"
+                f"{printable(name)} {100 * recall:.1f} of {count // self.times:,}"
                 for name, recall, count in zip(self.classes, self.recalls, self.counts, strict=True)
                 if recall is not None
             )

@@ -14,7 +14,8 @@ from byol.run.log import read_jsonl
 
 # what runs that are compared must share, beside the photos
 SAME = ("image_size", "labels", "representation", "tested_on", "test_images")
-NOT_COMPARED = {"seed", "label_seed", "device", "amp"}  # what seeds of one thing may differ in
+# what seeds of one thing may differ in
+NOT_COMPARED = {"seed", "label_seed", "device", "amp", "folds"}
 
 
 def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
@@ -24,12 +25,15 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     the same start and the same part that were trained in the same way. All is known by the
     fingerprints and settings in the summaries, not by names of files.
     """
-    classifiers, pretraining, damaged, unfinished = [], {}, [], []
+    classifiers, pretraining, damaged, unfinished, untested = [], {}, [], [], []
     for folder in sorted(runs.iterdir()):
         summary = folder / "summary.json"
         try:
             if summary.is_file():
                 read, rows = read_classifier(folder)
+                if read["test_accuracy"] is None:
+                    untested.append(folder.name)
+                    continue
                 age = summary.stat().st_mtime
                 classifiers.append({"name": folder.name, "summary": read, "rows": rows, "age": age})
             elif (folder / "metrics.partial.jsonl").is_file():
@@ -39,7 +43,8 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
                 pretraining.update({folder.name: rows} if rows else {})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             damaged.append(folder.name)
-    for names, why in ((damaged, "damaged, or of another program"), (unfinished, "not finished")):
+    whys = "damaged, or of another program", "not finished", "without a test"
+    for names, why in zip((damaged, unfinished, untested), whys, strict=True):
         if names:
             print(f"left out, {why}: {listed(names)}", file=sys.stderr)
     if classifiers:
@@ -97,7 +102,7 @@ def read_classifier(folder: Path) -> tuple[dict, list[dict]]:
     summary["weights"] = run.pop("weights", summary["init_file"])
     summary["settings"] = {key: value for key, value in run.items() if key not in NOT_COMPARED}
     check(summary["init"] != "" and len(summary["classes"]) >= 2)
-    check(0 <= summary["test_accuracy"] <= 1)
+    check(summary["tested_on"] == "nothing" or 0 <= summary["test_accuracy"] <= 1)
     rows = summary.get("curve")
     if rows is None:  # earlier versions left the rows in a file of their own
         rows = read_jsonl(folder / "metrics.jsonl")

@@ -15,7 +15,8 @@ TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "32", "--pro
         "--losses", "classic", "--tau0", "0.99", "--warmup-epochs", "10",
         "--recipe", "cartoons", "--amp", "off", "--device", "cpu", "--save-every", "0",
         "--mean", "0.4", "0.5", "0.6", "--std", "0.3", "0.2", "0.25"]  # fmt: skip
-TINY_CLASSIFIER = ["--epochs", "3", "--batch-size", "4", "--amp", "off", "--device", "cpu"]
+TINY_CLASSIFIER = ["--epochs", "3", "--batch-size", "4", "--amp", "off", "--device", "cpu",
+                   "--folds", "0"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

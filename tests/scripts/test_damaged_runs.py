@@ -188,6 +188,8 @@ def test_a_loss_that_is_not_finite_is_one_sentence(photos, capsys, freeze):
     flags += ["--device", "cpu", "--epochs", "3", "--batch-size", "4", "--optimizer", "sgd"]
     flags += [flag, "1e38", "--run-dir", "run", *(["--freeze"] if freeze else [])]
     code = train_classifier.main(flags)
+    fails(capsys, code, "in the cross-validation", "not finite", f"lower {flag}")
+    code = train_classifier.main([*flags, "--folds", "0"])
     fails(capsys, code, "not finite at step ", "the rate was", f"lower {flag}")
     assert not Path("run/summary.json").exists()
     assert not Path("run/classifier.pt").exists()

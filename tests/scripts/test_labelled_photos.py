@@ -12,8 +12,7 @@ from PIL import Image
 from refusals import fails
 
 import train_byol
-from byol.config import ClassifierConfig
-from byol.evaluation.labelled import Labelled
+from byol.evaluation.labelled import class_weights
 from byol.run import checkpoint
 from byol.run.checkpoint import save_state
 from data import make_split, open_photos
@@ -216,16 +215,12 @@ def test_balanced_weights_are_those_of_the_closed_form(drawings, in_tmp):
     for path in sorted(sorted(Path(folder).iterdir())[0].glob("*.png"))[3:]:
         path.unlink()
     photos = open_photos(str(folder), 32, progress=False)
-    config = ClassifierConfig(data=str(folder), labels=None, holdout=0)
-    split = make_split(photos, None)
-    split.hidden = split.labelled  # something to test on
-    labels = Labelled(config, photos, split, None)
-    cpu = torch.device("cpu")
-    assert labels.class_weights("none", cpu) is None
-    weights = labels.class_weights("balanced", cpu)
+    truth = torch.from_numpy(photos.labels[make_split(photos, None).labelled])
+    assert class_weights("none", truth, 2) is None
+    weights = class_weights("balanced", truth, 2)
     torch.testing.assert_close(weights, torch.tensor([13 / (2 * 3), 13 / (2 * 10)]))
     torch.manual_seed(0)
-    scores, truth = torch.randn(13, 2), labels.truth(labels.train, cpu)
+    scores = torch.randn(13, 2)
     each = F.cross_entropy(scores, truth, reduction="none")
     expected = (each[truth == 0].mean() + each[truth == 1].mean()) / 2
     torch.testing.assert_close(F.cross_entropy(scores, truth, weights), expected)
