@@ -201,7 +201,8 @@ class Classifier(nn.Module):
         if state:
             width, (known, of_known) = self.head.in_features, state["known"].shape
             fits = state["mean"].shape == state["scale"].shape == (width,) and of_known == width
-            if not (fits and state["distances"].shape == (known,) and known > 1):
+            lists = state["distances"].shape == state["factors"].shape == (known,)
+            if not (fits and lists and known > 1):
                 raise ValueError
             self.familiar = Familiar(**state)
 

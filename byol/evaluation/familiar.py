@@ -18,50 +18,65 @@ class Familiar:
     """Knows some photos of training by their features.
 
     A photo's distance is the mean Euclidean distance to its `NEIGHBOURS` nearest among them, in
-    features that are standardised by them (arXiv 2204.06507 uses the k-th).
+    features that are standardised by them. Its outlier factor is this distance as a multiple of
+    the same of these neighbours: the local outlier factor (Breunig et al., SIGMOD 2000), without
+    its smoothing. The distance alone misleads: plain pictures lie close to everything.
     """
 
-    def __init__(self, mean: Tensor, scale: Tensor, known: Tensor, distances: Tensor):
+    def __init__(
+        self, mean: Tensor, scale: Tensor, known: Tensor, distances: Tensor, factors: Tensor
+    ):
         """mean, scale: (width,). known: (M, width), standardised, M of 2 or more.
 
-        distances: (M,), those of the known photos to each other, sorted.
+        distances: (M,), of each known photo to the others. factors: (M,), theirs, sorted.
         """
-        self.mean, self.scale, self.known, self.distances = mean, scale, known, distances
+        self.mean, self.scale, self.known = mean, scale, known
+        self.distances, self.factors = distances, factors
 
     @classmethod
     def of(cls, features: Tensor, widths: Sequence[int]) -> Familiar:
         """Learn features (M, width) of photos: blocks of `widths` side by side, M of 2 or more."""
         standardise = Standardise(features, widths)
         known = standardise(features).half()
-        familiar = cls(standardise.mean, standardise.scale, known, features.new_empty(0))
-        apart = familiar._distances(known.float(), itself=True)
-        familiar.distances = apart.sort().values
-        return familiar
+        near, who = _nearest(known.float(), known.float(), itself=True)
+        factors = _factors(near, near[who]).sort().values
+        return cls(standardise.mean, standardise.scale, known, near, factors)
 
     def unlike(self, features: Tensor) -> Tensor:
-        """Compute the share of the known photos that lie closer to their neighbours: (N,), 0 to 1.
+        """Compute the share of the known photos that have a lower outlier factor: (N,), 0 to 1.
 
         features: (N, width), as the network gives them.
         """
-        distances = self._distances((features - self.mean) * self.scale, itself=False)
-        return torch.searchsorted(self.distances, distances) / len(self.distances)
-
-    def _distances(self, standardised: Tensor, itself: bool) -> Tensor:
-        """Compute the distance of each row (N, width); `itself`: the rows are the known ones."""
-        apart = torch.cdist(standardised, self.known.float())  # (N, M)
-        if itself:
-            apart.fill_diagonal_(torch.inf)
-        count = min(NEIGHBOURS, len(self.known) - itself)
-        return apart.topk(count, largest=False).values.mean(1)
+        standardised = (features - self.mean) * self.scale
+        near, who = _nearest(standardised, self.known.float(), itself=False)
+        factors = _factors(near, self.distances[who])
+        return torch.searchsorted(self.factors, factors) / len(self.factors)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Give what a file holds; `Familiar(**state)` is the same."""
-        names = "mean", "scale", "known", "distances"
+        names = "mean", "scale", "known", "distances", "factors"
         return {name: getattr(self, name).cpu() for name in names}
 
     def to(self, device: torch.device) -> Familiar:
         """Give the same on another device."""
         return Familiar(**{name: value.to(device) for name, value in self.state_dict().items()})
+
+
+def _nearest(asked: Tensor, known: Tensor, itself: bool) -> tuple[Tensor, Tensor]:
+    """Find the nearest of `known` (M, width): mean distance (N,), and which ones they are (N, k).
+
+    itself: `asked` are the known ones, and none is its own neighbour.
+    """
+    apart = torch.cdist(asked, known)  # (N, M)
+    if itself:
+        apart.fill_diagonal_(torch.inf)
+    near, who = apart.topk(min(NEIGHBOURS, len(known) - itself), largest=False)
+    return near.mean(1), who
+
+
+def _factors(distances: Tensor, of_neighbours: Tensor) -> Tensor:
+    """Compute distances (N,) as multiples of the neighbours' own (N, k)."""
+    return distances / of_neighbours.mean(1).clamp_min(1e-12)
 
 
 def some_known(labelled: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:

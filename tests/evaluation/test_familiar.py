@@ -13,20 +13,22 @@ def features(count: int, seed: int) -> torch.Tensor:
 
 
 def slow_share(known: torch.Tensor, photo: torch.Tensor) -> float:
-    """The share of the known photos that lie closer to their neighbours, pair by pair."""
+    """The share of the known photos with a lower outlier factor, pair by pair."""
     deviation = known.std(dim=0)
     scale = torch.tensor([1.0] * 4 + [2**0.5] * 2) / deviation  # the second block counts as much
 
-    def distance(one: torch.Tensor, others: list[torch.Tensor]) -> float:
-        apart = sorted(((one - other) * scale).norm().item() for other in others)
-        return sum(apart[:NEIGHBOURS]) / NEIGHBOURS
+    def nearest(one: torch.Tensor, others: list[int]) -> tuple[float, list[int]]:
+        apart = sorted((((one - known[j]) * scale).norm().item(), j) for j in others)[:NEIGHBOURS]
+        return sum(d for d, _ in apart) / NEIGHBOURS, [j for _, j in apart]
 
-    own = [
-        distance(one, [other for j, other in enumerate(known) if j != i])
-        for i, one in enumerate(known)
-    ]
-    asked = distance(photo, list(known))
-    return sum(value < asked for value in own) / len(known)
+    everyone = list(range(len(known)))
+    own = [nearest(one, [j for j in everyone if j != i]) for i, one in enumerate(known)]
+
+    def factor(distance: float, who: list[int]) -> float:
+        return distance / (sum(own[j][0] for j in who) / NEIGHBOURS)
+
+    asked = factor(*nearest(photo, everyone))
+    return sum(factor(*pair) < asked for pair in own) / len(known)
 
 
 def test_the_share_is_that_of_a_loop_over_all_pairs():
