@@ -95,7 +95,8 @@ SYSTEM_FILES = {
 }
 SYSTEM_FILE_NAME = re.compile(r"syno(?:photo|file|index)_|~syncthing~|\.?_?~\$")
 OWN_PICTURES = {
-    *("loss1.png", "loss2.png", "accuracy.png", "pretraining.png", "table.png", "unfinished.png")
+    *("loss1.png", "loss2.png", "accuracy.png", "pretraining.png", "table.png", "unfinished.png"),
+    *("map.png", "nearest.png", "duplicates.png", "suggest.png"),
 }
 
 SORTED = ".byol-sorted"  # an empty file in a folder of copies that predict.py made

@@ -23,6 +23,7 @@ class FeatureExtractor:
     """Computes the features of the central view of photos, of any encoder.
 
     They are the representation, followed by the outputs of `inner_blocks` (`Encoder.outputs`).
+    mirrored: turn left and right round before.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class FeatureExtractor:
         amp: torch.dtype | None,
         inner_blocks: dict[str, int] | None = None,
         channels: str = "colour",
+        mirrored: bool = False,
     ):
         self.image_size, self.mean, self.std = image_size, mean, std
         self.device, self.amp, self.inner_blocks = device, amp, inner_blocks or {}
-        self.channels = channels
+        self.channels, self.mirrored = channels, mirrored
 
     @torch.no_grad()
     def __call__(
@@ -74,6 +76,7 @@ class FeatureExtractor:
         The encoder is in evaluation mode. sizes: (N, 2), the photos' own heights and widths.
         """
         views = central_view(images, sizes, self.image_size, self.mean, self.std, self.channels)
+        views = views.flip(3) if self.mirrored else views
         with autocast(self.device, self.amp):
             return combine(encoder, views, self.inner_blocks)
 

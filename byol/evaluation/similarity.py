@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from byol.errors import printable
-from byol.evaluation.features import FeatureExtractor, Standardise
-
-NEAR = 0.95  # cosine of standardised features, from which photos are near-duplicates
-MOST_MIRRORED = 5_000  # training images, of which mirrored copies are looked for as well
 BLOCK = 2048  # rows that are compared with as many others at a time: 16 MB
+ROUNDS = 50  # of k-means, at most
 
 
 def near_duplicates(a: Tensor, b: Tensor | None, threshold: float) -> Iterator[Tensor]:
@@ -38,64 +32,111 @@ def near_duplicates(a: Tensor, b: Tensor | None, threshold: float) -> Iterator[T
                 yield pairs
 
 
-class Mirrored:
-    """Stored photos, left and right exchanged."""
+def nearest(
+    queries: Tensor, features: Tensor, count: int, never: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find the `count` most similar rows of `features` (N, D) for each of `queries` (Q, D).
 
-    def __init__(self, images):
-        self.images, self.shape = images, images.shape
-
-    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        self.images.read(rows, out)
-        out[...] = out[..., ::-1].copy()
-
-
-class Duplicates:
-    """The test images that are nearly the same as a training image, also mirrored or re-encoded.
-
-    looked_at: how many test images were compared. pairs: {row of the test image: row of a training
-    image}, in the order of the test images.
+    never: int64 (P, 2), pairs of a query and a row that do not count, such as a photo and itself.
+    Returns cosines and rows, (Q, count) each, the most similar first.
     """
+    queries, features = F.normalize(queries, dim=1), F.normalize(features, dim=1)
+    cosines, rows = [], []
+    for at in range(0, len(queries), BLOCK):
+        alike = queries[at : at + BLOCK] @ features.T  # (BLOCK, N)
+        if never is not None:
+            here = never[(never[:, 0] >= at) & (never[:, 0] < at + BLOCK)]
+            alike[here[:, 0] - at, here[:, 1]] = -torch.inf
+        most = alike.topk(count, dim=1)
+        cosines.append(most.values)
+        rows.append(most.indices)
+    return torch.cat(cosines), torch.cat(rows)
 
-    def __init__(
-        self,
-        extract: FeatureExtractor,
-        encoder,
-        photos,
-        train: tuple[np.ndarray, Tensor],
-        test: tuple[np.ndarray, Tensor],
-    ):
-        """train, test: rows of `photos` and their features (N, width), the average pool first."""
-        (train_rows, bank), (test_rows, asked) = train, test
-        names = photos.names
-        self.names, self.looked_at = names, len(test_rows)
-        rows = train_rows
-        if len(train_rows) <= MOST_MIRRORED:
-            mirrored = SimpleNamespace(images=Mirrored(photos.images), sizes=photos.sizes)
-            bank = torch.cat([bank, extract(encoder, mirrored, train_rows, "mirrored images")])
-            rows = np.concatenate([train_rows, train_rows])
-        bank, asked = bank[:, : encoder.dim], asked[:, : encoder.dim]
-        standardise = Standardise(torch.cat([bank, asked]), [encoder.dim])
-        found: dict[int, int] = {}
-        for pairs in near_duplicates(standardise(asked), standardise(bank), NEAR):
-            for at, of in pairs.tolist():
-                found.setdefault(int(test_rows[at]), int(rows[of]))
-        self.pairs = {row: found[row] for row in test_rows.tolist() if row in found}
 
-    def summary(self) -> dict:
-        """Give the figures for `summary.json`."""
-        return {"near_duplicates": len(self.pairs), "near_duplicates_among": self.looked_at}
+def principal_axes(features: Tensor, count: int) -> Tensor:
+    """Project features (N, D) on their first principal axes: (N, count), the widest first.
 
-    def __str__(self) -> str:
-        """Name them, with what to do; nothing if there are none."""
-        if not self.pairs:
-            return ""
-        first = [
-            f"{printable(self.names[test])} ~ {printable(self.names[train])}"
-            for test, train in list(self.pairs.items())[:3]
-        ]
-        more = ", ..." if len(self.pairs) > 3 else ""
-        return (
-            f"note        {len(self.pairs):,} of {self.looked_at:,} test images are nearly the "
-            f"same as a training image ({', '.join(first)}{more}), so the accuracy flatters: if "
-            "they belong together, give --group-by, else remove one of each"
-        )
+    An axis points to where its largest part is positive, so the same photos give the same picture.
+    """
+    centred = (features - features.mean(0)).double()
+    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]  # (D, count)
+    largest = axes.abs().argmax(0)
+    axes = axes * axes[largest, torch.arange(axes.shape[1], device=axes.device)].sign()
+    return (centred @ axes).float()
+
+
+def farthest_first(features: Tensor, count: int, first: int) -> Tensor:
+    """Choose `count` rows of features (N, D): each is farthest from all before. Starts at `first`.
+
+    Distances are those of the features scaled to length 1.
+    """
+    points = F.normalize(features, dim=1)
+    chosen, distance = [first], torch.full((len(points),), torch.inf, device=points.device)
+    while len(chosen) < count:
+        distance = torch.minimum(distance, 1 - points @ points[chosen[-1]])
+        distance[chosen[-1]] = -1
+        chosen.append(int(distance.argmax()))
+    return torch.tensor(chosen)
+
+
+def k_means(features: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Group the rows of features (N, D), scaled to length 1, around `count` centres.
+
+    Lloyd's rounds from the best of k-means++ (Arthur and Vassilvitskii, 2007). The same seed gives
+    the same groups. Returns the centres (count, D) and the group of each row, int64 (N,).
+    """
+    points = F.normalize(features, dim=1)
+    centres = points[_spread_start(points, count, seed)]
+    group = torch.zeros(len(points), dtype=torch.long, device=points.device)
+    for _ in range(ROUNDS):
+        before, group = group, _nearest_centre(points, centres)
+        if torch.equal(before, group):
+            break
+        sums = torch.zeros_like(centres).index_add_(0, group, points)
+        sizes = torch.bincount(group, minlength=count)
+        filled = sizes > 0
+        centres[filled] = sums[filled] / sizes[filled, None]  # an empty group stays where it is
+    return centres, group
+
+
+def most_central(features: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Choose `count` rows of features (N, D): of each group of k-means the one nearest its centre.
+
+    Returns the rows and the sizes of their groups, int64 (count,) each, the largest group first.
+    """
+    points = F.normalize(features, dim=1)
+    centres, group = k_means(features, count, seed)
+    distance = (points - centres[group]).square().sum(1)
+    sizes = torch.bincount(group, minlength=count)
+    order = sizes.argsort(descending=True, stable=True).tolist()
+    rows = []
+    for number in order:
+        of_group = (group == number).nonzero()[:, 0]
+        if len(of_group):
+            rows.append(int(of_group[distance[of_group].argmin()]))
+    left = sorted(set(range(len(points))) - set(rows)) if len(rows) < count else []
+    rows += left[: count - len(rows)]  # fewer different photos than groups: any others
+    return torch.tensor(rows), sizes[order].cpu()
+
+
+def _spread_start(points: Tensor, count: int, seed: int) -> Tensor:
+    """Draw `count` rows of points (N, D), each with a chance like its squared distance."""
+    draws = torch.Generator().manual_seed(seed)
+    chosen = [int(torch.randint(len(points), (1,), generator=draws))]
+    distance = torch.full((len(points),), torch.inf, device=points.device)
+    while len(chosen) < count:
+        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
+        distance[chosen] = 0
+        chances = distance.double().cpu()
+        if not chances.any():  # all that is left is equal to what is chosen
+            chances = torch.ones(len(points), dtype=torch.float64)
+            chances[chosen] = 0
+        chosen.append(int(torch.multinomial(chances, 1, generator=draws)))
+    return torch.tensor(chosen)
+
+
+def _nearest_centre(points: Tensor, centres: Tensor) -> Tensor:
+    """Find the centre of (K, D) that is nearest to each of points (N, D): int64 (N,)."""
+    half = centres.square().sum(1) / 2
+    blocks = points.split(BLOCK)
+    return torch.cat([(half - block @ centres.T).argmin(1) for block in blocks])

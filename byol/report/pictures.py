@@ -17,13 +17,16 @@ from byol.files import write_atomically
 from byol.report.style import LINES, MOST_IN_LEGEND, REPRESENTATIONS, TRAINED, plain, styles_of
 from byol.report.table import PROTOCOLS, Cell
 
+DPI = 120
+
 
 def save_picture(figure: plt.Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all, and close it."""
+    """Write a figure as PNG, or as JPEG if `path` ends so, whole or not at all, and close it."""
+    kind = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else "png"
     blob = io.BytesIO()
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        figure.savefig(blob, dpi=120, format="png")
+        figure.savefig(blob, dpi=DPI, format=kind)
     plt.close(figure)
     if any("missing from font" in str(warning.message) for warning in raised):
         print(

@@ -15,6 +15,8 @@ WEIGHTS = {
 }
 REPRESENTATIONS = {"avgpool": ("#0072B2", ""), "combined": ("#E69F00", "//")}
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+CLASSES = (*LINES, "#000000")  # of the largest classes
+OTHER_CLASSES = "#999999"
 TRAINED = {False: "full model", True: "frozen backbone"}  # by whether the encoder is frozen
 MOST_IN_LEGEND = 12
 
