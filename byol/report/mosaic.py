@@ -15,9 +15,9 @@ from byol.report.style import CLASSES, OTHER_CLASSES, plain
 
 MOST_CELLS = 40  # on a side of the map
 THUMB, FRAME, GAP = 48, 3, 2  # pixels
-LARGE_THUMB = 120  # of a contact sheet
+LARGE_THUMB = 144  # of a contact sheet
 LINE = 18  # pixels of a line of text
-LONGEST = 22  # characters of a name, of which the end is shown
+LONGEST = 21  # characters of a name, of which the end is shown
 MOST_ROWS, MOST_COLUMNS = 30, 8  # of a contact sheet
 
 
@@ -97,7 +97,7 @@ def draw_map(
         left = column * cell + (thumb - pixels.shape[1]) // 2
         canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     figure = _figure(canvas)
-    _write(figure, canvas, 4, 2, title, weight="bold")
+    _write(figure, canvas, 4, 2, title, fontsize=8, weight="bold")
     if legend:
         figure.legend(
             handles=[Patch(color=colour, label=plain(name)) for name, colour in legend],
@@ -130,7 +130,7 @@ def draw_sheet(rows: list[list[Picture]]) -> plt.Figure:
             ]
     figure = _figure(canvas)
     for left, top, text in captions:
-        _write(figure, canvas, left, top, _end_of(text))
+        _write(figure, canvas, left, top, _end_of(text), fontsize=7)
     return figure
 
 
@@ -166,7 +166,7 @@ def _figure(canvas: np.ndarray) -> plt.Figure:
 def _write(figure: plt.Figure, canvas: np.ndarray, left: int, top: int, text: str, **style) -> None:
     """Write a text at pixels from the upper left corner."""
     at = left / canvas.shape[1], 1 - top / canvas.shape[0]
-    figure.text(*at, plain(text), fontsize=8, va="top", **style)
+    figure.text(*at, plain(text), va="top", **style)
 
 
 def _end_of(text: str) -> str:
