@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from photo_files import pngs, stored, write_folder
+from photo_files import pngs, write_folder
 from PIL import Image, ImageOps
 
 from byol.encoder import Encoder
 from byol.evaluation import similarity
+from byol.evaluation.duplicates import Duplicates
 from byol.evaluation.features import FeatureExtractor
-from byol.evaluation.similarity import Duplicates, Mirrored, near_duplicates
+from byol.evaluation.similarity import near_duplicates
 from data import open_photos
 
 
@@ -105,15 +106,3 @@ def test_without_copies_nothing_is_said(tmp_path, found):
     duplicates = found(tmp_path / "p", ["a.png", "b.png"], ["c.png", "d.png"])
     assert str(duplicates) == ""
     assert duplicates.summary() == {"near_duplicates": 0, "near_duplicates_among": 2}
-
-
-def test_mirroring_twice_changes_nothing(tmp_path):
-    images = stored(
-        tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (3, 3, 4, 4), np.uint8)
-    )
-    once, twice = np.empty((2, 3, 4, 4), np.uint8), np.empty((2, 3, 4, 4), np.uint8)
-    rows = np.array([2, 0])
-    Mirrored(images).read(rows, once)
-    Mirrored(Mirrored(images)).read(rows, twice)
-    assert (once == images[rows][..., ::-1]).all()
-    assert (twice == images[rows]).all()
