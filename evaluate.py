@@ -1,6 +1,7 @@
 """Judge checkpoints: linear evaluation, nearest neighbours, fine-tuning, all in one table.
 
     python evaluate.py byol.pt byol_multi.pt
+    python evaluate.py byol.pt --frozen-only               # without fine-tuning
     python evaluate.py byol.pt --init imagenet             # torchvision's weights beside ours
     python evaluate.py byol.pt byol_multi.pt --labels 250 all --seeds 3 1 --epochs 100 20
 
@@ -46,6 +47,7 @@ from byol.evaluation.protocol import (
 from byol.evaluation.scores import Scores
 from byol.hardware.device import describe, set_up
 from byol.hardware.step import prepare
+from byol.progress import say, silent
 from byol.report import page, table
 from byol.run.folder import clear_half_written, lock_run_folder, make_folder
 from data import make_split, open_photos
@@ -74,14 +76,18 @@ def main(argv: list[str] | None = None) -> None:
     _lock = lock_run_folder(out, "--out")  # until main ends
     clear_half_written(out)
     photos = open_photos(
-        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
+        config.data,
+        config.stored_side,
+        **config.labelling,
+        skip_broken=config.skip_broken,
+        progress=not silent(),
     )
     take_split(config, judged[0].pretrained, photos, given)  # that of all is that of the first
     config = dataclasses.replace(config, init="random")
     random = Weights("random", config)
     check_classes(config, photos)
     tested = {p.labels: check_protocol(photos, config, p) for p in protocols}
-    print(describe_run(photos, tested, config, judged, describe(device, amp), out), flush=True)
+    say(describe_run(photos, tested, config, judged, describe(device, amp), out))
     about = {
         "checkpoints": [describe_weights(weights) for weights in judged],
         "data": config.data,
@@ -133,36 +139,53 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_flags(argv: list[str] | None):
-    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__, usage="%(prog)s FILE... [options]")
     each = "one for all, or one for each of --labels"
     add = parser.add_argument
-    add("checkpoints", nargs="+", help="files that train_byol.py wrote")
+    add("checkpoints", metavar="FILE", nargs="+", help="files that train_byol.py wrote")
     add("--init", nargs="+", default=[], metavar="FILE", help="other weights to judge beside them: "
         "imagenet (torchvision's), or files of a ResNet's state dict")  # fmt: skip
-    add("--labels", nargs="+", default=["250"], help="numbers of labelled images, or all [250]")
-    add("--seeds", nargs="+", default=["3"], help=f"runs of what is random: {each} [3]")
-    add("--epochs", nargs="+", default=["100"], help=f"epochs of fine-tuning: {each} [100]")
-    add("--batch-size", nargs="+", default=["50"], help=f"of fine-tuning: {each} [50]")
-    add("--supervised-epochs", help="epochs from random weights on the most labels; 0 is none "
-        "[as many as pretraining had]")  # fmt: skip
-    add("--config", help="TOML file whose [classifier] says how to fine-tune, but for what is a "
-        "flag here")  # fmt: skip
+    add("--labels", metavar="N", nargs="+", default=["250"],
+        help="numbers of labelled images, or all [250]")  # fmt: skip
+    add("--seeds", metavar="N", nargs="+", default=["3"],
+        help=f"runs of what is random: {each} [3]")  # fmt: skip
+    add("--epochs", metavar="N", nargs="+", default=["100"],
+        help=f"epochs of fine-tuning: {each} [100]")  # fmt: skip
+    add("--batch-size", metavar="N", nargs="+", default=["50"], help=f"of fine-tuning: {each} [50]")
+    add("--supervised-epochs", metavar="N", help="epochs from random weights on the most labels; "
+        "0 is none [as many as pretraining had]")  # fmt: skip
+    add("--config", metavar="FILE", help="TOML file whose [classifier] says how to fine-tune, but "
+        "for what is a flag here")  # fmt: skip
     add("--frozen-only", dest="fine_tune", action="store_false", help="no fine-tuning")
-    add("--data", help="the images [those of pretraining]")
-    add("--classes-at", help="which folder of a photo's path names its class, or auto [that of "
-        "pretraining]")  # fmt: skip
+    add("--data", metavar="X", help="the images [those of pretraining]")
+    add("--classes-at", metavar="N", help="which folder of a photo's path names its class, or auto "
+        "[that of pretraining]")  # fmt: skip
     for flag in ("--labelled", "--labels-file", "--label-pattern", "--group-by"):
-        add(flag, help="as for train_byol.py [that of pretraining]")
+        add(flag, metavar="X", help="as for train_byol.py [that of pretraining]")
     add("--skip-broken", action="store_true", help="go on without the broken files, also if they "
         "are more than 10 %%")  # fmt: skip
-    add("--inner-blocks", nargs="+",
+    add("--inner-blocks", metavar="X", nargs="+",
         help="inner blocks of the combined representation [the checkpoints']")  # fmt: skip
-    add("--inner-grids", nargs="+", help="side of the grid of each block [the checkpoints']")
-    add("--device", help="auto, cpu, cuda or cuda:N [auto]")
-    add("--amp", choices=AMP, help="mixed precision [auto]")
-    add("--lr", help="peak learning rate of fine-tuning")
-    add("--encoder-lr-scale", help="rate of a pretrained encoder in it, as a multiple of --lr")
-    add("--out", default="evaluation", help="folder for tables and runs [evaluation]")
+    add(
+        "--inner-grids",
+        metavar="N",
+        nargs="+",
+        help="side of the grid of each block [the checkpoints']",
+    )
+    add("--device", metavar="X", help="auto, cpu, cuda or cuda:N [auto]")
+    add("--amp", metavar="X", choices=AMP, help=f"mixed precision ({', '.join(AMP)}) [auto]")
+    add("--lr", metavar="X", help="peak learning rate of fine-tuning")
+    add(
+        "--encoder-lr-scale",
+        metavar="X",
+        help="rate of a pretrained encoder in it, as a multiple of --lr",
+    )
+    add(
+        "--out",
+        metavar="FOLDER",
+        default="evaluation",
+        help="folder for tables and runs [evaluation]",
+    )
     return parser.parse_args(argv)
 
 
@@ -248,11 +271,10 @@ def judge_frozen(cells, bank, photos, split, weights, protocol, draw) -> None:
         place = weights.name, representation
         add_scores(cells, *place, "linear", protocol.labels, linear, l2_strength=strength)
         add_scores(cells, *place, "knn", protocol.labels, knn)
-        print(
+        say(
             f"{printable(weights.name)}, {representation}, {protocol.labels} labels, draw {draw}: "
             f"linear {100 * linear.accuracy:.2f} % (L2 strength {strength:g}), "
-            f"kNN {100 * knn.accuracy:.2f} %",
-            flush=True,
+            f"kNN {100 * knn.accuracy:.2f} %"
         )
 
 
@@ -294,7 +316,7 @@ def fine_tune(
         settings.resume = can_go_on(folder, identity)
         settings.overwrite = not settings.resume
         try:
-            summary = train_classifier.train(settings, weights.pretrained, photos, say=quiet)
+            summary = train_classifier.train(settings, weights.pretrained, photos, quiet, quiet)
         except UserError as error:
             raise UserError(f"fine-tuning in {folder}: {error}") from None
     value = summary["test_accuracy"]
@@ -303,11 +325,10 @@ def fine_tune(
     uneven = uneven and Scores(summary["confusion"], summary["classes"]).uneven
     balanced = summary["balanced_accuracy"] if uneven else None
     table.add(cells, *place, value, balanced=balanced)
-    print(
+    say(
         f"{printable(weights.name)}, {representation}, {protocol.labels} labels, seed {seed}: "
         f"fine-tuned for {protocol.epochs} epochs {100 * value:.2f} % "
-        f"({summary['seconds']:.0f} s)",
-        flush=True,
+        f"({summary['seconds']:.0f} s)"
     )
 
 

@@ -1,6 +1,7 @@
 """Draw what the runs show: does BYOL beat random weights?
 
-    python plot_losses.py                 # reads runs/, writes plots/, prints the table
+    python plot_losses.py                                   # reads runs/, writes plots/
+    python plot_losses.py --runs demo/runs --out demo/plots
 
 Reads summary.json of each classifier run, metrics.jsonl of each pretraining run, nothing else.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from byol.command_line import Parser, command
 from byol.errors import UserError, printable
+from byol.progress import say
 from byol.report.pictures import draw_accuracy, draw_losses, draw_pretraining, save_picture
 from byol.report.runs import read_runs
 from byol.report.style import TRAINED, styles_of
@@ -22,9 +24,13 @@ from byol.run.folder import make_folder
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--runs", default="runs", help="folder of run folders [runs]")
-    parser.add_argument("--out", default="plots", help="folder for the pictures [plots]")
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--runs", metavar="FOLDER", default="runs", help="folder of run folders [runs]"
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", default="plots", help="folder for the pictures [plots]"
+    )
     args = parser.parse_args(argv)
     runs = Path(args.runs)
     if not runs.is_dir():
@@ -42,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     missing = [f"{i} {TRAINED[f]}" for f in TRAINED for i in starts if (i, f) not in groups]
     missing += [] if pretraining else ["pretraining"]
     if missing:
-        print(f"no run yet of: {', '.join(missing)}", file=sys.stderr)
+        say(f"no run yet of: {', '.join(missing)}")
 
     # ---- pictures and table
     written = []

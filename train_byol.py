@@ -2,7 +2,8 @@
 
     python train_byol.py                                    # Cats-vs-Dogs at 150 px
     python train_byol.py --config configs/cartoons.toml     # embedded data, minutes on a CPU
-    python train_byol.py --data my_photos/ --epochs 100     # your own photos
+    python train_byol.py --data my_photos/ --labels 0       # your own photos
+    python train_byol.py --resume                           # go on with a run that was stopped
 
 The method is byol/method.py; this is the loop around it.
 """
@@ -25,6 +26,7 @@ from byol.hardware.device import describe, set_up
 from byol.hardware.step import Backward, LossScaler, prepare
 from byol.method import BYOL
 from byol.optim import build_optimizer, parameter_groups, set_lr
+from byol.progress import say, silent
 from byol.run.checkpoint import load_encoder, save_encoder
 from byol.run.log import PretrainLog
 from byol.run.run import Run
@@ -36,7 +38,7 @@ from data import make_split, open_photos
 @command
 def main(argv: list[str] | None = None) -> None:
     # ---- settings and device
-    config, flags = parse(PretrainConfig, argv, __doc__.splitlines()[0])
+    config, flags = parse(PretrainConfig, argv, __doc__)
     check_inner_blocks(config.trained_blocks, config.arch, config.stem, config.view_side)
     check_inner_blocks(config.trained_blocks, config.arch, config.stem, config.image_size)
     device, amp = set_up(config.device, config.amp, config.deterministic)
@@ -45,14 +47,18 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- photos
     photos = open_photos(
-        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
+        config.data,
+        config.stored_side,
+        **config.labelling,
+        skip_broken=config.skip_broken,
+        progress=not silent(),
     )
     run.check_same_photos(photos)
     labels = config.labels if photos.classes else 0
     split = make_split(photos, labels, config.holdout, config.split_seed)
     run.check_same_split(split)
     schedule = config.schedule(len(split.learned))  # rate, tau and order of the photos by step
-    print(f"data        {split.describe(photos)}")
+    say(f"data        {split.describe(photos)}")
 
     # ---- networks, optimizer, views
     torch.manual_seed(config.seed)
@@ -66,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = Batches(photos, split.learned, schedule, config.photos_in, device)
     backward = Backward(model, config, amp, scaler)  # forward and backward, by the fastest way
     log = PretrainLog(run.folder, config, model.outputs, schedule, scaler, device)
-    print(describe_run(config, model, schedule, f"{describe(device, amp)}, {backward}", batches))
+    say(describe_run(config, model, schedule, f"{describe(device, amp)}, {backward}", batches))
 
     # ---- go on where a stopped run was, or begin
     first_step = run.start(schedule, log=log, model=model, optimizer=optimizer, scaler=scaler)

@@ -1,6 +1,7 @@
 """Train a classifier from few labels, on random, BYOL or other weights, frozen or full.
 
-    python train_classifier.py --init random
+    python train_classifier.py --init byol.pt --freeze               # a linear head, in seconds
+    python train_classifier.py --init byol.pt                        # all weights, in minutes
     python train_classifier.py --init byol.pt --freeze --seeds 3     # three runs, for the spread
     python train_classifier.py --init imagenet --freeze              # torchvision's weights
 
@@ -31,6 +32,7 @@ from byol.hardware.batches import Batches
 from byol.hardware.device import describe, set_up, to_device
 from byol.hardware.step import LossScaler, prepare
 from byol.optim import build_optimizer, set_lr
+from byol.progress import say, silent
 from byol.run import checkpoint
 from byol.run.interrupt import Interrupt
 from byol.run.log import ClassifierLog
@@ -41,14 +43,18 @@ from data import make_split, open_photos
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    config, flags = parse(ClassifierConfig, argv, __doc__.splitlines()[0])
+    config, flags = parse(ClassifierConfig, argv, __doc__)
     pretrained = read_start(config)
     if pretrained:
         take_settings(config, pretrained, flags)
         checkpoint.load_encoder(pretrained, config.init)  # raises before the photos are packed
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
     photos = open_photos(
-        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
+        config.data,
+        config.stored_side,
+        **config.labelling,
+        skip_broken=config.skip_broken,
+        progress=not silent(),
     )
     take_split(config, pretrained, photos, flags)
     try:
@@ -60,10 +66,17 @@ def main(argv: list[str] | None = None) -> None:
         raise KeyboardInterrupt("the same command with --resume goes on") from None
 
 
-def train(config: ClassifierConfig, pretrained: dict | None, photos, say: Callable = print) -> dict:
+def train(
+    config: ClassifierConfig,
+    pretrained: dict | None,
+    photos,
+    say: Callable = say,
+    tell: Callable = print,
+) -> dict:
     """Train one classifier, from the checkpoint `pretrained` or from random weights: its summary.
 
-    `say` gets what the run tells about itself. A finished run is not repeated with --resume.
+    `say` gets what the run tells of its work, `tell` its result. A finished run is not repeated
+    with --resume.
     """
     # ---- settings, labels, folder
     device, amp = set_up(config.device, config.amp, config.deterministic)
@@ -103,7 +116,11 @@ def train(config: ClassifierConfig, pretrained: dict | None, photos, say: Callab
         confusion = confusion_matrix(classifier.folded_head(), features, truth)
         scores = Scores(confusion, photos.classes)
     classifier.know(photos, labels.split, device, amp)  # what it has seen, for later photos
-    return run.finish(classifier, labels, scores, log)
+    summary = run.finish(classifier, labels, scores, log)
+    tell(scores.describe(labels.tested_on) if scores else "not tested: no labels are left")
+    if text := str(labels.duplicates or ""):
+        tell(text)
+    return summary
 
 
 def build(config: ClassifierConfig, pretrained: dict | None, photos, device) -> Classifier:
@@ -158,7 +175,7 @@ def fit(classifier, config, photos, rows, features, device, amp, run) -> Classif
     scaler = LossScaler(device, amp)
     groups = classifier.groups(config.encoder_scale)
     optimizer = build_optimizer(config.optimizer, groups, config.decay, scaler.enabled)
-    log = run.open_log(schedule, config.rate_flag, device)
+    log = run.open_log(schedule, config.rate_flag, device, config.tensorboard, run.say)
 
     # ---- go on where a stopped run was, or begin
     parts = {"model": classifier.learning, "optimizer": optimizer, "scaler": scaler}

@@ -3,3 +3,5 @@
 Start with `byol/method.py`, which holds the method; `train_byol.py` holds the loop. What is in the
 other files: the tree in README.md.
 """
+
+__version__ = "0.1.0"

@@ -20,8 +20,10 @@ from pathlib import Path
 
 import torch
 
+from byol import __version__
 from byol.config import (
     BELONGING,
+    COMMON,
     GONE,
     GROUPS,
     RENAMED,
@@ -33,7 +35,10 @@ from byol.config import (
     convert,
 )
 from byol.errors import NO_ROOM, UserError, gpu_is_full, nearest, printable
+from byol.progress import silence
+from byol.run.events import check_tensorboard
 
+HELP_ALL = "--help-all"
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -42,12 +47,14 @@ def parse(config_class, argv: list[str] | None, description: str | None = None):
 
     Returns the config and the names of the fields that a flag set. A layer that sets what others
     depend on (see `BELONGING` in byol/config.py) resets what the layers below say of those.
+    description: as of `Parser`.
 
     Raises `UserError` for an unknown key or flag, a wrong type or an impossible value; the
     sentence names the key and the nearest valid one.
     """
     hints = typing.get_type_hints(config_class)
-    parser = build_parser(config_class, hints, description)
+    argv = sys.argv[1:] if argv is None else argv
+    parser = build_parser(config_class, hints, description, every=HELP_ALL in argv)
     flags = vars(parser.parse_args(argv))
     path = flags.pop("config")
     words = {f.name: f.metadata["none"] for f in dataclasses.fields(config_class)}
@@ -65,6 +72,8 @@ def parse(config_class, argv: list[str] | None, description: str | None = None):
     config = _add_layer(config, given)
     check(config)
     check_flags(config, set(flags))
+    if config.tensorboard:
+        check_tensorboard()
     return config, set(flags)
 
 
@@ -86,23 +95,24 @@ def _add_layer(config, values: dict):
     return dataclasses.replace(config, **resets | values)
 
 
-def build_parser(config_class, hints: dict, description: str | None) -> Parser:
-    """Build the parser: a flag for each field, in the groups of `GROUPS`."""
-    parser = Parser(
-        description=description,
-        usage="%(prog)s [--config FILE] [options]",
-        allow_abbrev=False,
-        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=28),
-    )
+def build_parser(config_class, hints: dict, description: str | None, every: bool) -> Parser:
+    """Build the parser: a flag for each field.
+
+    every: its help has all of them, in the groups of `GROUPS`. Without it the help has those of
+    `COMMON`, so that it fits on a screen.
+    """
+    parser = Parser(description=description, usage="%(prog)s [--config FILE] [options]")
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file of differences, such as those in configs/"
     )
     for group, about in GROUPS.items():
-        section = parser.add_argument_group(group, about)
+        section = parser.add_argument_group(group, about) if every else parser
         for f in dataclasses.fields(config_class):
             if f.metadata["group"] != group:
                 continue
-            options = {"default": argparse.SUPPRESS, "help": _help(f)}
+            shown = every or f.name in COMMON
+            options = {"default": argparse.SUPPRESS}
+            options["help"] = _help(f) if shown else argparse.SUPPRESS
             if hints[f.name] is bool:
                 options["action"] = argparse.BooleanOptionalAction
             elif typing.get_origin(hints[f.name]) is list:
@@ -110,6 +120,7 @@ def build_parser(config_class, hints: dict, description: str | None) -> Parser:
             else:
                 options["metavar"] = "X"
             section.add_argument(_flag(f.name), **options)
+    parser.add_argument(HELP_ALL, action="help", help="show every setting, in groups")
     return parser
 
 
@@ -118,7 +129,23 @@ def _flag(key: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are a `UserError`."""
+    """An argument parser whose errors are a `UserError`, with `--quiet` and `--version`.
+
+    description: the docstring of a script. Its help shows the first line, and the indented lines
+    as examples.
+    """
+
+    def __init__(self, *, description: str | None = None, **options):
+        first, *others = (description or "").splitlines() or [""]
+        examples = [line[2:] for line in others if line.startswith("    ")]
+        about = "\n".join([first, *(["", "examples:", *examples] if examples else [])])
+        layout = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
+        defaults = {"allow_abbrev": False, "formatter_class": layout}
+        super().__init__(description=about, **defaults | options)
+        self.add_argument(
+            "--quiet", action=_Quiet, help="say nothing of the work, only results and warnings"
+        )
+        self.add_argument("--version", action="version", version=f"byol {__version__}")
 
     def error(self, message: str):
         if message.startswith("unrecognized arguments:"):
@@ -127,6 +154,16 @@ class Parser(argparse.ArgumentParser):
             hint = _of_earlier(given.removeprefix("--").replace("-", "_"), _flag)
             raise UserError(f"there is no option {given}{hint or nearest(given, flags)}")
         raise UserError(message)
+
+
+class _Quiet(argparse.Action):
+    """Silences what the script tells of its work (byol/progress.py)."""
+
+    def __init__(self, option_strings, dest, help):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, *_):
+        silence()
 
 
 def _of_earlier(key: str, spell: Callable[[str], str] = str) -> str:
@@ -197,7 +234,10 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
             contextlib.redirect_stdout(Output(sys.stdout)),
             contextlib.redirect_stderr(Output(sys.stderr)),
         ):
-            return finish(argv)
+            try:
+                return finish(argv)
+            finally:
+                silence(False)  # --quiet was for this call
 
     def finish(argv: list[str] | None) -> int:
         try:

@@ -26,7 +26,7 @@ LOSSES = ("classic", "multi")
 PLACES = ("auto", "host", "device")
 REPRESENTATIONS = (AVGPOOL, "combined")
 CHANNELS = ("colour", "grey")
-GROUPS = {  # of `--help`
+GROUPS = {  # of `--help-all`
     "data": "which photos, and which of them are labelled",
     "views": "what the network sees of a photo",
     "method": "networks and losses",
@@ -35,6 +35,10 @@ GROUPS = {  # of `--help`
     "saving": "files and folders, stopping and going on",
 }
 DATA, LABELS = "cats-vs-dogs", 250  # the default photos, and how many of them are labelled
+COMMON = {  # what `--help` shows
+    *("data", "labelled", "labels", "image_size", "recipe", "init", "freeze", "representation"),
+    *("epochs", "batch_size", "seeds", "device", "run_dir", "runs", "out", "resume", "overwrite"),
+}
 # If one of these is set, the defaults of what belongs to it no longer fit. They become these.
 BELONGING = {
     "data": {"labels": lambda data: LABELS if data == DATA else None},  # all that are there
@@ -62,7 +66,7 @@ MAY_DIFFER_ON_RESUME = {
     *("device", "amp", "deterministic", "cuda_graph", "photos_in", "skip_broken"),
     *("data", "labelled", "labels_file"),  # what is in them is checked, and not where they lie
     *("log_every", "save_every", "save_within", "run_dir", "out", "resume", "overwrite"),
-    "init",  # the weights themselves are compared, wherever they lie
+    *("init", "tensorboard"),  # the weights themselves are compared, wherever they lie
 }
 
 
@@ -153,6 +157,9 @@ class Shared:
     amp: str = option("auto", "hardware", "mixed precision", choices=AMP)
     deterministic: bool = option(
         False, "hardware", "make CUDA repeat a run to the bit, which is slower"
+    )
+    tensorboard: bool = option(
+        False, "saving", "write metrics.jsonl for TensorBoard as well, into the run folder"
     )
 
     @property

@@ -10,7 +10,7 @@ import pytest
 
 # Lowest first. An import points to the same folder or to a lower layer, never up or sideways.
 LAYERS = (
-    ("byol", "byol.errors", "byol.files"),
+    ("byol", "byol.errors", "byol.files", "byol.progress"),
     ("byol.encoder",),
     ("byol.method", "byol.schedules", "byol.optim"),
     ("byol.hardware",),

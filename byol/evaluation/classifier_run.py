@@ -16,6 +16,7 @@ from byol.evaluation.folds import KEPT
 from byol.evaluation.labelled import Labelled
 from byol.evaluation.scores import Scores
 from byol.files import write_json
+from byol.progress import say
 from byol.run import checkpoint
 from byol.run.checkpoint import FROM_PRETRAINED
 from byol.run.folder import (
@@ -30,7 +31,7 @@ from byol.run.run import Run
 # what says nothing about a run's result, given fingerprints of the weights and of the images
 NO_IDENTITY = {
     *("init", "data", "skip_broken", "run_dir", "runs", "seeds"),
-    *("deterministic", "save_every", "resume", "overwrite"),
+    *("deterministic", "save_every", "resume", "overwrite", "tensorboard"),
 }
 
 
@@ -40,7 +41,7 @@ class ClassifierRun(Run):
     saves_at_end = False  # the test comes after the last step, and a result after the test
 
     def __init__(
-        self, config: ClassifierConfig, pretrained: dict | None, photos, say: Callable = print
+        self, config: ClassifierConfig, pretrained: dict | None, photos, say: Callable = say
     ):
         """Open the folder of the run; with `--resume` read its last state, if it has one.
 
@@ -114,9 +115,6 @@ class ClassifierRun(Run):
         write_json(folder / "summary.json", summary)
         remove_states(folder)
         (folder / KEPT).unlink(missing_ok=True)
-        self.say(scores.describe(labels.tested_on) if scores else "not tested: no labels are left")
-        if text := str(labels.duplicates or ""):
-            self.say(text)
         return summary
 
 

@@ -14,6 +14,7 @@ from byol.encoder import Encoder
 from byol.errors import UserError
 from byol.hardware.batches import gather
 from byol.hardware.device import autocast
+from byol.progress import silent
 from byol.views.augment import central_view
 
 BATCH = 256  # images at a time
@@ -58,7 +59,13 @@ class FeatureExtractor:
         features = torch.empty(len(rows), width, device=self.device)
         often = 0.1 if sys.stderr.isatty() else 30
         with tqdm(
-            total=len(rows), desc=what, unit="image", leave=False, delay=2, mininterval=often
+            total=len(rows),
+            desc=what,
+            unit="image",
+            leave=False,
+            delay=2,
+            mininterval=often,
+            disable=silent(),
         ) as bar:
             for at in range(0, len(rows), BATCH):
                 some = rows[at : at + BATCH]

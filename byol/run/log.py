@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +21,9 @@ from byol.errors import UserError
 from byol.files import naming, write_atomically
 from byol.hardware.device import peak_bytes, read_later
 from byol.hardware.step import LossScaler
+from byol.progress import say, silent
 from byol.run.checkpoint import all_finite
+from byol.run.events import Events
 from byol.run.folder import LAST, PREVIOUS
 from byol.schedules import Schedule
 
@@ -31,17 +33,20 @@ LEAST_SCALE = 1.0
 
 COLLAPSED, COLLAPSED_STEPS = 0.1, 200  # a spread below the one for as long as the other
 FORECAST_FROM, FORECAST_AT = 5, 20  # steps: the first ones are slow
+FORECAST_LEAST = 60.0  # seconds: a classifier that takes less needs none
 
 
 def progress(total: int, unit: str, initial: int = 0) -> tqdm:
-    """Make a bar with speed and time left; a line every half minute if stderr is a file."""
+    """Make a bar with speed and time left; a line every half minute if stderr is a file.
+
+    With --quiet it draws nothing.
+    """
+    bar = {"total": total, "initial": initial, "unit": unit, "disable": silent()}
     if sys.stderr.isatty():
-        return tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True, mininterval=0.5)
+        return tqdm(**bar, dynamic_ncols=True, mininterval=0.5)
     # no width to draw in: words only
     form = "{n_fmt}/{total_fmt} {unit}s, {remaining} left, {rate_fmt}{postfix}\n"
-    return tqdm(
-        total=total, initial=initial, unit=unit, mininterval=30, maxinterval=60, bar_format=form
-    )
+    return tqdm(**bar, mininterval=30, maxinterval=60, bar_format=form)
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
@@ -59,12 +64,16 @@ class MetricsFile:
     """Appends objects to `path`, each flushed as it is written.
 
     Lines of an earlier run are kept up to and including step `keep_through`; 0 starts anew.
+    tensorboard: TensorBoard gets the same numbers, those of kept lines as well.
     """
 
-    def __init__(self, path: Path, keep_through: int = 0):
+    def __init__(self, path: Path, keep_through: int = 0, tensorboard: bool = False):
         rows = read_jsonl(path) if keep_through and path.exists() else []
-        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= keep_through]
-        write_atomically(path, "".join(kept).encode())
+        kept = [row for row in rows if row["step"] <= keep_through]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._events = Events(path.parent) if tensorboard else None
+        for row in kept if self._events else ():
+            self._events.write(row)
         self._path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by __exit__)
 
@@ -79,6 +88,8 @@ class MetricsFile:
             except OSError:
                 self._file.truncate(end)
                 raise
+        if self._events:
+            self._events.write(values)
 
     def flush_to_disk(self) -> None:
         """Flush before a checkpoint: no line is lost that a resumed run does not write again."""
@@ -87,6 +98,8 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
+        if self._events:
+            self._events.close()
 
     def __enter__(self) -> MetricsFile:
         return self
@@ -130,7 +143,9 @@ class PretrainLog:
     def begin(self, first_step: int) -> None:
         """Open the file at the step where the run begins or goes on."""
         self.first_step, self.good_until = first_step, first_step
-        self.file = MetricsFile(self.folder / "metrics.jsonl", keep_through=first_step)
+        self.forecast = Forecast(first_step, self.schedule.total_steps, self.device)
+        path = self.folder / "metrics.jsonl"
+        self.file = MetricsFile(path, first_step, self.config.tensorboard)
 
     def __enter__(self) -> PretrainLog:
         self.began = time.perf_counter()
@@ -166,10 +181,7 @@ class PretrainLog:
             self.results, self.line_began = [], now
         # log one line late: reading the newest loss would stall the GPU
         self._write_lines(but=1)
-        if done == self.first_step + FORECAST_FROM:
-            self.forecast_from = time.perf_counter()
-        if done == self.first_step + FORECAST_AT < self.schedule.total_steps:
-            self._forecast(done)
+        self.forecast.after_step(done)
 
     def flush(self) -> None:
         """Write the lines that wait, and flush them to the disk."""
@@ -232,21 +244,6 @@ class PretrainLog:
             )
             self.good_until = None  # once is enough
 
-    def _forecast(self, done: int) -> None:
-        """Say when the run will end, and what memory it takes."""
-        left = self.schedule.total_steps - done
-        measured = time.perf_counter() - self.forecast_from
-        seconds = measured / (FORECAST_AT - FORECAST_FROM) * left
-        end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
-        when = f"{end:%H:%M}" if seconds < 12 * 3600 else f"{end:%A, %H:%M}"
-        memory = peak_bytes(self.device) / 2**30
-        text = f"forecast    about {_duration(seconds)} more, until {when}; "
-        text += f"so far at most {memory:.1f} GiB of memory"
-        if sys.stderr.isatty():
-            self.bar.write(text, file=sys.stdout)
-        else:
-            print(text, flush=True)
-
     def check(self, model: nn.Module, done: int) -> None:
         """Raise `UserError` if a weight is not finite: such a state is not saved."""
         if not all_finite(model):
@@ -273,6 +270,46 @@ class PretrainLog:
         return text
 
 
+class Forecast:
+    """Says once, after some twenty steps, when a run will end, and what memory it takes.
+
+    least: seconds; a run that ends sooner is left alone. `say` writes the line.
+    """
+
+    def __init__(
+        self, first_step: int, total: int, device: torch.device, least=0.0, say: Callable = say
+    ):
+        self.from_step, self.at_step = first_step + FORECAST_FROM, first_step + FORECAST_AT
+        self.total, self.device, self.least, self.say = total, device, least, say
+
+    def after_step(self, done: int) -> None:
+        """Say it if it is time, after `done` steps."""
+        if done == self.from_step:
+            self.began = time.perf_counter()
+        if done != self.at_step or done == self.total:
+            return
+        each = (time.perf_counter() - self.began) / (FORECAST_AT - FORECAST_FROM)
+        left = each * (self.total - done)
+        if left < self.least:
+            return
+        end = datetime.datetime.now() + datetime.timedelta(seconds=left)
+        when = f"{end:%H:%M}" if left < 12 * 3600 else f"{end:%A, %H:%M}"
+        memory = peak_bytes(self.device) / 2**30
+        text = f"forecast    {_about(left)}, {when}; so far at most {memory:.1f} GiB of memory"
+        on_terminal = sys.stderr.isatty()  # where a bar gives way to the line
+        with tqdm.external_write_mode(sys.stderr) if on_terminal else contextlib.nullcontext():
+            self.say(text)
+
+
+def _about(seconds: float) -> str:
+    """Write seconds as nobody would say them more exactly."""
+    if seconds < 60:
+        return "less than a minute"
+    if seconds > 2 * 3600:
+        return f"about {seconds / 3600:.1f} hours"
+    return "about a minute" if seconds < 90 else f"about {seconds / 60:.0f} minutes"
+
+
 def _duration(seconds: float) -> str:
     """Write seconds as minutes, or as hours."""
     return f"{seconds / 3600:.1f} hours" if seconds > 2 * 3600 else f"{seconds / 60:.1f} minutes"
@@ -281,12 +318,21 @@ def _duration(seconds: float) -> str:
 class ClassifierLog:
     """metrics.partial.jsonl and the bar of a run of `train_classifier.py`: a line for each epoch.
 
-    `rate_flag`: the flag that lowers the rate, for an error.
+    `rate_flag`: the flag that lowers the rate, for an error. `say` gets the forecast.
     """
 
-    def __init__(self, folder: Path, schedule: Schedule, rate_flag: str, device: torch.device):
+    def __init__(
+        self,
+        folder: Path,
+        schedule: Schedule,
+        rate_flag: str,
+        device: torch.device,
+        tensorboard: bool = False,
+        say: Callable = say,
+    ):
         self.path = folder / "metrics.partial.jsonl"  # an earlier result stays until this is whole
         self.schedule, self.rate_flag, self.device = schedule, rate_flag, device
+        self.tensorboard, self.say = tensorboard, say
         self.history: list[dict] = []
         self.results: list[Tensor] = []  # of the steps of this epoch: (loss, accuracy)
         self.seconds_before = 0.0  # of an earlier process
@@ -308,7 +354,9 @@ class ClassifierLog:
 
     def begin(self, first_step: int) -> None:
         """Open the file, with the lines of the epochs that are done."""
-        self.file = MetricsFile(self.path)
+        steps = first_step, self.schedule.total_steps
+        self.forecast = Forecast(*steps, self.device, FORECAST_LEAST, self.say)
+        self.file = MetricsFile(self.path, tensorboard=self.tensorboard)
         for row in self.history:
             self.file.write(**row)
 
@@ -332,6 +380,7 @@ class ClassifierLog:
 
     def after_step(self, done: int) -> None:
         """Write a line at the end of an epoch. Raises `UserError` if a loss was not finite."""
+        self.forecast.after_step(done)
         if not self.schedule.ends_epoch(done):
             return
         of_epoch = torch.stack(self.results).cpu()  # (steps, 2)

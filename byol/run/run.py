@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
+import sys
 import time
 from pathlib import Path
 
 from byol.config import MAY_DIFFER_ON_RESUME, PretrainConfig
 from byol.errors import Stopped, UserError, printable
+from byol.progress import say
 from byol.run import checkpoint
+from byol.run.events import remove_events
 from byol.run.folder import (
     LAST,
     check_same_settings,
@@ -98,9 +101,10 @@ class Run:
         if not path.exists() or checkpoint.written_by(path) in (self.name, self.replaceable):
             return out
         other = str(path.with_name(f"{path.stem}-{self.name}{path.suffix}"))
-        self.say(
+        print(
             f"note        another run has written {printable(out)} meanwhile, so this encoder goes "
-            f"to {printable(other)}"
+            f"to {printable(other)}",
+            file=sys.stderr,
         )
         return other
 
@@ -151,6 +155,7 @@ class Run:
             self._tell_of_other_schedule()
         else:  # every check is behind us: only now may --overwrite cost the earlier run
             remove_states(self.folder)
+            remove_events(self.folder)
         going_on = f", going on at step {first_step:,}" if self.state else ""
         self.say(f"run folder  {printable(str(self.folder))}{going_on}")
         self.state = None  # its memory is free again
@@ -176,7 +181,7 @@ class Run:
             )
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        say(text)
 
     def __enter__(self) -> Run:
         self.interrupt = Interrupt()

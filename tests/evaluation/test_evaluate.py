@@ -348,10 +348,10 @@ def test_a_classic_checkpoint_takes_the_blocks_that_multi_was_trained_with(world
         world / "multi.pt", "m.pt", config={"inner_blocks": ["layer1.0"], "inner_grids": [2]}
     )
     assert evaluate.main([str(world / "classic.pt"), multi, *FROZEN]) == 0
-    assert "combined    avgpool, layer1.0 (2 x 2)\n" in capsys.readouterr().out
+    assert "combined    avgpool, layer1.0 (2 x 2)\n" in capsys.readouterr().err
     blocks = ["--inner-blocks", "layer4.1", "--inner-grids", "1"]
     assert evaluate.main([str(world / "classic.pt"), *FROZEN, *blocks]) == 0
-    assert "combined    avgpool, layer4.1 (1 x 1)\n" in capsys.readouterr().out
+    assert "combined    avgpool, layer4.1 (1 x 1)\n" in capsys.readouterr().err
 
 
 def test_other_data_keeps_the_blocks_of_the_checkpoint(world, tmp_path):

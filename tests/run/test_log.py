@@ -1,5 +1,7 @@
 """What a run says as it goes: lines, warnings, forecast, and when it gives up."""
 
+import datetime
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ from torch import nn
 from byol.config import ClassifierConfig
 from byol.errors import UserError
 from byol.run import checkpoint
-from byol.run.log import ClassifierLog, MetricsFile, read_jsonl
+from byol.run.log import ClassifierLog, Forecast, MetricsFile, read_jsonl
 from byol.schedules import lr_at, tau_at
 
 RUN = Path("runs/byol")
@@ -239,23 +241,59 @@ def test_a_collapse_counts_from_the_last_good_line(tiny, capsys):
 # ---- what it will take, and took
 
 
-@pytest.mark.parametrize(("first", "total", "told"), [(0, 21, 1), (0, 20, 0), (3, 24, 1)])
-def test_the_forecast_comes_after_twenty_steps(tiny, capsys, clock, first, total, told):
-    """Steps of a second each, the first five of them slow."""
-    training = tiny(images=4, epochs=total, save_every=600.0)
-    training.start()
-    training.log.first_step = first
-    with training.log as log:
-        for step in range(first, total):
-            log.note(torch.tensor([1.0]), torch.tensor([0.5]))
-            clock.now += 1.0 if step >= first + 5 else 100.0
-            log.after_step(step + 1)
-            said = [line for line in capsys.readouterr().out.splitlines() if "forecast" in line]
-            assert len(said) == (told if step + 1 == first + 20 else 0)
-            for line in said:
-                assert line.startswith(f"forecast    about {(total - step - 1) / 60:.1f} minutes m")
-                assert line.endswith(" GiB of memory")
-    training.close()
+@pytest.mark.parametrize(
+    ("first", "total", "least", "told"),
+    [
+        (0, 21, 0, "less than a minute"),
+        (3, 24, 0, "less than a minute"),
+        (0, 20 + 71 * 60, 0, "about 71 minutes"),
+        (0, 20 + 70, 60, "about a minute"),
+        (0, 20 + 9000, 60, "about 2.5 hours"),
+        (0, 20, 0, None),  # it is done by then
+        (0, 20 + 59, 60, None),
+    ],
+)
+def test_the_forecast_comes_after_twenty_steps(capsys, clock, first, total, least, told):
+    """Steps of a second each, the first five of them slow. Also of a run that goes on."""
+    forecast = Forecast(first, total, CPU, least)
+    for done in range(first + 1, min(total, first + 40) + 1):
+        clock.now += 1.0 if done > first + 5 else 100.0
+        forecast.after_step(done)
+        said = capsys.readouterr().err
+        if told and done == first + 20:
+            line = r"forecast    (.*), \d\d:\d\d; so far at most \d+\.\d GiB of memory\n"
+            assert re.fullmatch(line, said)[1] == told
+        else:
+            assert said == ""
+
+
+def test_a_long_run_is_told_the_day(capsys, clock):
+    forecast = Forecast(0, 20 + 24 * 3600, CPU)
+    for done in range(1, 21):
+        clock.now += 1.0
+        forecast.after_step(done)
+    tomorrow = datetime.datetime.now() + datetime.timedelta(days=1)
+    assert f"about 24.0 hours, {tomorrow:%A}, " in capsys.readouterr().err
+
+
+def test_both_logs_say_a_forecast(tiny, tmp_path, capsys, clock):
+    """A classifier, where it takes more than a minute."""
+
+    def a_second_passes() -> None:
+        clock.now += 1.0
+
+    training = tiny(images=4, epochs=30, save_every=600.0)
+    training.then = dict.fromkeys(range(30), a_second_passes)
+    training.train()
+    assert capsys.readouterr().err.count("forecast    less than a minute, ") == 1
+    for seconds in (0.1, 10.0):
+        run = Classifying(tmp_path, epochs=20)
+        run.log.begin(0)
+        with run.log:
+            for step in range(40):
+                clock.now += seconds
+                run.step(step, 1.0, 4)
+        assert capsys.readouterr().err.count("forecast    about 3 minutes, ") == (seconds > 1)
 
 
 def test_the_summary_counts_the_steps_of_this_process(tiny, clock):
@@ -278,10 +316,10 @@ def test_the_summary_counts_the_steps_of_this_process(tiny, clock):
 class Classifying:
     """The log of a classifier: 8 images, batches of 4, three epochs."""
 
-    def __init__(self, folder: Path):
-        config = ClassifierConfig(epochs=3, batch_size=4, freeze=True, frozen_lr=0.5)
+    def __init__(self, folder: Path, epochs: int = 3, tensorboard: bool = False):
+        config = ClassifierConfig(epochs=epochs, batch_size=4, freeze=True, frozen_lr=0.5)
         self.schedule = config.schedule(8)
-        self.log = ClassifierLog(folder, self.schedule, config.rate_flag, CPU)
+        self.log = ClassifierLog(folder, self.schedule, config.rate_flag, CPU, tensorboard)
 
     def step(self, step: int, loss: float, right: int) -> None:
         """A step in which `right` of 4 images get their class."""

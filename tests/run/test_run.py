@@ -147,7 +147,7 @@ def test_resume_gives_the_result_of_an_unbroken_run(tiny, capsys, amp, stopped):
         part.train()
     capsys.readouterr()
     part = training(resume=True).train()
-    assert capsys.readouterr().out == f"run folder  runs/byol, going on at step {stopped}\n"
+    assert f"run folder  runs/byol, going on at step {stopped}\n" in capsys.readouterr().err
     for one, other in zip(numbers(whole), numbers(part), strict=True):
         assert torch.equal(one, other)
     unbroken = read_jsonl("whole/metrics.jsonl")
@@ -179,13 +179,13 @@ def test_a_run_is_lengthened_by_the_flag_alone(tiny, capsys):
         tiny(resume=True, epochs=4)
     capsys.readouterr()
     longer = tiny(resume=True, epochs=4, flags={"epochs"}).train()
-    (note,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("note"))
+    (note,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note"))
     assert "--epochs was 2 and is now 4" in note
     assert rows()[: len(earlier)] == earlier
     assert [row["step"] for row in rows()] == [2, 3, 4, 6, 8, 9, 10, 12]
     assert [row["lr"] for row in rows()[4:]] == [longer.schedule.lr(s) for s in (7, 8, 9, 11)]
     tiny(resume=True, epochs=4, flags={"epochs"}).train()  # as any run
-    assert "note" not in capsys.readouterr().out
+    assert "note" not in capsys.readouterr().err
     with pytest.raises(UserError, match=r"has done 12 steps.*give --epochs 4 or more"):
         tiny(resume=True, epochs=3, flags={"epochs"}).train()
     assert checkpoint.load_state(RUN)["config"]["epochs"] == 4

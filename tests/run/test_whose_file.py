@@ -45,7 +45,7 @@ def test_an_encoder_that_another_run_wrote_meanwhile_is_kept(tiny, capsys):
     write_encoder("another")
     name = training.run.free_out("byol.pt")
     assert name == f"byol-{training.run.name}.pt"
-    assert "another run has written byol.pt meanwhile" in capsys.readouterr().out
+    assert "another run has written byol.pt meanwhile" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("meanwhile", "replaced"), [(False, True), (True, False)])
@@ -67,7 +67,7 @@ def test_a_file_that_is_no_encoder_is_not_replaced(tiny):
 
 def test_resume_begins_anew_if_there_is_nothing(tiny, capsys):
     training = tiny(resume=True).train()
-    assert "nothing to resume in runs/byol: a new run" in capsys.readouterr().out
+    assert "nothing to resume in runs/byol: a new run" in capsys.readouterr().err
     assert (training.run.folder / "last.pt").is_file()
 
 
@@ -80,7 +80,7 @@ def test_epochs_may_be_lowered_to_what_is_done_and_no_further(tiny, capsys):
         tiny(epochs=2, flags=["epochs"], resume=True).train()
     done = tiny(epochs=3, flags=["epochs"], resume=True).train()
     assert checkpoint.load_state(done.run.folder)["step"] == 9
-    assert "--epochs was 4 and is now 3" in capsys.readouterr().out
+    assert "--epochs was 4 and is now 3" in capsys.readouterr().err
 
 
 def test_a_folder_may_be_spelt_otherwise_when_a_run_goes_on(in_tmp, photos, capsys):
@@ -102,7 +102,7 @@ def test_a_classifier_takes_the_split_of_the_photos_wherever_they_are(in_tmp, ca
     capsys.readouterr()
     flags = ["--init", "byol.pt", "--freeze", "--epochs", "1", "--amp", "off", "--device", "cpu"]
     assert train_classifier.main([*flags, "--data", f"{in_tmp}/moved/"]) == 0
-    assert "tested on 10 (holdout)" in capsys.readouterr().out
+    assert "on 10 images (holdout)" in capsys.readouterr().out
     after = json_of("runs/classifier-byol-frozen/split.json")
     assert (after["holdout"], after["labelled"]) == (before["holdout"], before["labelled"])
 

@@ -57,7 +57,11 @@ def pretrain_apart(pretrain, cache, tmp_path_factory):
 
     def run(*flags, narrowly: bool = False) -> SimpleNamespace:
         folder, printed = tmp_path_factory.mktemp("pretrained"), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
             patch.chdir(folder)
             patch.setenv("BYOL_CACHE", str(cache))
             if narrowly:

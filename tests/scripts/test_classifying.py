@@ -83,7 +83,7 @@ def test_another_optimizer_trains_at_the_rate_of_the_settings(photos, classify, 
     random = ["--data", str(photos), "--labels", "8", "--image-size", "32", "--store-size", "32"]
     assert classify(*random, "--epochs", "1", "--optimizer", "sgd") == 0
     assert (
-        "sgd, peak rate 0.001 (0.001 of the encoder), weight decay 0.01" in capsys.readouterr().out
+        "sgd, peak rate 0.001 (0.001 of the encoder), weight decay 0.01" in capsys.readouterr().err
     )
 
 

@@ -29,18 +29,18 @@ def test_each_script_says_classes_tests_and_what_was_passed_over(in_tmp, capsys,
     root = cartoon_folder(Path("photos"), train=32, test=12)
     (root / "train" / "cat" / "clip.mp4").write_bytes(b"x")
     assert train_byol.main(["--data", "photos", *BYOL]) == 0
-    want = line(capsys.readouterr().out, "classes")
+    want = line(capsys.readouterr().err, "classes")
     assert want.startswith("classes     2: cat ")
     assert want.endswith(
         "; for the test: the folder test (12); passed over: 1 video (train/cat/clip.mp4)"
     )
     assert train_classifier.main(["--init", "byol.pt", "--freeze", "--epochs", "1"]) == 0
-    assert line(capsys.readouterr().out, "classes") == want
+    assert line(capsys.readouterr().err, "classes") == want
     flags = ["--labels", "8", "--seeds", "1", "--frozen-only", "--device", "cpu", "--amp", "off",
              "--inner-blocks", "layer3.0", "--inner-grids", "1"]  # fmt: skip
     if judged:
         assert evaluate.main(["byol.pt", *flags]) == 0
-        assert line(capsys.readouterr().out, "classes") == want
+        assert line(capsys.readouterr().err, "classes") == want
 
 
 def test_a_run_in_the_folder_of_the_photos_goes_on_after_a_plot(in_tmp, capsys):
@@ -52,7 +52,7 @@ def test_a_run_in_the_folder_of_the_photos_goes_on_after_a_plot(in_tmp, capsys):
     assert train_byol.main([*run, "--resume"]) == 0
     classifier = ["--data", ".", *CLASSIFIER, "--resume"]
     assert train_classifier.main(classifier) == 0
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "holds this run, finished" in told
     assert "pictures that this project drew (accuracy.png, loss1.png" in told
     assert {text[:22] for text in told.splitlines() if text.startswith("classes")} == {
@@ -68,18 +68,18 @@ def test_classes_at_goes_with_the_encoder_and_is_a_setting_of_the_run(in_tmp, ca
         )
     )
     assert train_byol.main(["--data", path, *BYOL, "--classes-at", "2"]) == 0
-    assert line(capsys.readouterr().out, "classes").startswith("classes     2: cat 24, dog 24;")
+    assert line(capsys.readouterr().err, "classes").startswith("classes     2: cat 24, dog 24;")
     assert train_byol.main(["--data", path, *BYOL, "--resume"]) == 2
     fails(capsys, 2, "classes_at was 2 and is now None")
     frozen = ["--init", "byol.pt", "--freeze", "--epochs", "1"]
     assert train_classifier.main(frozen) == 0
-    assert line(capsys.readouterr().out, "classes").startswith("classes     2: cat 24, dog 24;")
+    assert line(capsys.readouterr().err, "classes").startswith("classes     2: cat 24, dog 24;")
     summary = json.loads(Path("runs/classifier-byol-frozen/summary.json").read_text())
     assert (summary["classes"], summary["run"]["classes_at"]) == (["cat", "dog"], 2)
     code = train_classifier.main([*frozen, "--classes-at", "auto", "--runs", "others"])
     captured = capsys.readouterr()
     assert code == 0
-    assert line(captured.out, "classes").startswith("classes     2: u 24, v 24;")
+    assert line(captured.err, "classes").startswith("classes     2: u 24, v 24;")
     assert "each holds the folders cat and dog" in captured.err
     assert "byol.pt was trained with --classes-at 2, and this is auto" in captured.err
     fails(capsys, train_classifier.main([*frozen, "--classes-at", "9"]), "--classes-at 9: no photo")

@@ -75,15 +75,15 @@ def test_photos_that_were_touched_are_the_same(world, capsys):
     for path in Path("photos").rglob("*.png"):
         path.touch()
     assert train_classifier.main([*CLASSIFY, "--resume"]) == 0
-    assert "holds this run, finished" in capsys.readouterr().out
+    assert "holds this run, finished" in capsys.readouterr().err
 
 
 def test_files_of_an_earlier_version_know_the_photos_again(world, capsys):
     make_earlier()
     assert train_classifier.main([*CLASSIFY, "--resume"]) == 0
-    assert "holds this run, finished" in capsys.readouterr().out
+    assert "holds this run, finished" in capsys.readouterr().err
     assert train_byol.main(["--data", "photos", *TINY, "--epochs", "2", "--resume"]) == 0
-    assert "going on at step 3" in capsys.readouterr().out
+    assert "going on at step 3" in capsys.readouterr().err
 
 
 def test_photos_that_were_replaced_are_noticed(world, capsys):
@@ -95,7 +95,7 @@ def test_photos_that_were_replaced_are_noticed(world, capsys):
     assert (
         train_classifier.main([*CLASSIFY, "--overwrite"]) == 0
     )  # the split is still the encoder's
-    assert "8 labelled images" in capsys.readouterr().out
+    assert "8 labelled images" in capsys.readouterr().err
 
 
 def test_a_stopped_classifier_says_that_the_images_are_others(tmp_path):
@@ -120,7 +120,7 @@ def test_one_photo_more_keeps_the_settings_of_the_split_and_is_told(world, capsy
     shutil.copy(next(Path("photos/train").rglob("*.png")), "photos/train/more.png")
     assert train_classifier.main([*CLASSIFY, "--runs", "others"]) == 0
     said = capsys.readouterr()
-    assert "8 labelled images" in said.out
+    assert "8 labelled images" in said.err
     assert "note        --data photos is not as it was when byol.pt learned from it" in said.err
     assert "it may have seen some that are tested on now" in said.err
 
@@ -130,14 +130,14 @@ def test_photos_of_the_same_names_keep_the_split_in_any_place(world, capsys):
     Path("photos").rename("moved")
     assert train_classifier.main([*CLASSIFY, "--data", "moved/", "--runs", "moved_runs"]) == 0
     said = capsys.readouterr()
-    assert "8 labelled images" in said.out
+    assert "8 labelled images" in said.err
     assert "not as it was" not in said.err
     Path("moved").rename("photos")
     replace_photos()
     Path("photos").rename("replaced")
     assert train_classifier.main([*CLASSIFY, "--data", "replaced", "--runs", "others"]) == 0
     said = capsys.readouterr()
-    assert "8 labelled images" in said.out
+    assert "8 labelled images" in said.err
     assert "--data replaced is not as it was" in said.err
     assert "may have seen" not in said.err
 

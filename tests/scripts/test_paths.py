@@ -87,7 +87,7 @@ def test_two_epochs_by_each_path_reach_the_same_loss(
     with monkeypatch.context() as patch:
         plain(patch)
         expected = run("--amp", amp)
-        assert "a pass for each view" in capsys.readouterr().out
+        assert "a pass for each view" in capsys.readouterr().err
         assert sum(expected[6:]) / 6 < 0.6 * expected[0]  # it learns, so a fault would show
         if amp == "off":
             assert run("--amp", amp, "--photos-in", "device") == expected
@@ -97,7 +97,7 @@ def test_two_epochs_by_each_path_reach_the_same_loss(
             for choose in path:
                 choose(patch)
             got = run("--amp", amp)
-        assert ("both views in one pass" in capsys.readouterr().out) == (one_pass in path)
+        assert ("both views in one pass" in capsys.readouterr().err) == (one_pass in path)
         assert got[0] == pytest.approx(expected[0], rel=close), path
         assert sum(got[6:]) / 6 == second_epoch(expected), path
 

@@ -132,7 +132,7 @@ def test_every_step_sees_other_views(pretrain):
 def test_views_of_their_own_size_train_what_classifies_images_of_another(pretrain, capsys):
     """The losses are those of images of the views' size, the encoder is for the image size."""
     assert pretrain(*ONE_STEP, "--view-size", "16") == 0
-    assert "views       16 px, from 32 px" in capsys.readouterr().out
+    assert "views       16 px, from 32 px" in capsys.readouterr().err
     assert checkpoint.load("byol.pt", checkpoint.ENCODER)["image_size"] == 32
     losses = column("loss")
     assert pretrain(*ONE_STEP, "--image-size", "16", "--overwrite") == 0
@@ -151,7 +151,7 @@ def test_a_recipe_is_changed_by_flags(pretrain, one_step, capsys, monkeypatch):
     flags = ("--crop-min", "0.5", "--jitter-strength", "0.5", "--grayscale", "0.3")
     changed = losses(*flags, "--solarize", "1")
     told = "recipe cartoons, crop min 0.5, jitter strength 0.5, grayscale 0.3, solarize 1\n"
-    assert told in capsys.readouterr().out
+    assert told in capsys.readouterr().err
     view = View((0.5, 1), (3 / 4, 4 / 3), 0.5, 0.8, 0.2, 0.2, 0.1, 0.25, 0.3)
     pair = (view, dataclasses.replace(view, solarize=1.0))
     monkeypatch.setitem(RECIPES, "cartoons", pair)
@@ -176,7 +176,7 @@ def test_a_flat_folder_is_all_unlabelled(tiny, classify, tmp_path, capsys):
         Image.fromarray(noise).save(folder / f"{index}.jpg")
     flat = [*tiny[4:], "--data", str(folder), "--epochs", "1"]  # 250 labels, the default
     assert train_byol.main(flat) == 0
-    assert "8 unlabelled images" in capsys.readouterr().out
+    assert "8 unlabelled images" in capsys.readouterr().err
     fails(capsys, classify("--init", "byol.pt", "--freeze"), "class folders")
     shutil.copy(folder / "1.jpg", folder / "new.jpg")
     fails(capsys, train_byol.main([*flat, "--resume"]), "--resume", "other images")
@@ -221,7 +221,7 @@ def test_resume_gives_the_result_of_an_unbroken_run(pretrain, narrow_run, capsys
     assert pretrain("--save-every", "60", "--resume") == 0
     captured = capsys.readouterr()
     assert len([line for line in captured.err.splitlines() if "previous.pt" in line]) == 1
-    assert "note" not in captured.out  # as it has no more epochs
+    assert "note  " not in captured.err  # as it has no more epochs
     assert not (RUN / "previous.pt").exists()
 
     assert_same(weights(narrow_run.folder / "byol.pt"), weights("byol.pt"))
@@ -242,7 +242,7 @@ def test_a_run_is_lengthened_by_epochs_on_resume(pretrain, tiny, capsys):
     capsys.readouterr()
     for epochs, total, warmup in ((3, 9, 4), (4, 12, 6)):
         assert pretrain(*small, "--epochs", f"{epochs}", "--resume") == 0
-        notes = [line for line in capsys.readouterr().out.splitlines() if line[:4] == "note"]
+        notes = [line for line in capsys.readouterr().err.splitlines() if line[:4] == "note"]
         assert len(notes) == 1
         assert f"--epochs was {epochs - 1} and is now {epochs}" in notes[0]
         rows = read_jsonl(RUN / "metrics.jsonl")

@@ -217,7 +217,7 @@ def test_the_papers_settings_are_those_of_the_paper():
 @BOTH
 def test_the_help_has_groups_with_a_line_each_and_every_setting_in_its_group(config_class, capsys):
     with pytest.raises(SystemExit):
-        parse(config_class, ["--help"], "What it does.")
+        parse(config_class, ["--help-all"], "What it does.")
     text = capsys.readouterr().out
     assert "What it does." in text
     starts = {group: text.index(f"\n{group}:\n  {about}\n") for group, about in GROUPS.items()}
@@ -240,7 +240,7 @@ def test_the_help_shows_defaults_that_are_true(config_class, capsys, monkeypatch
     """In brackets the value of the class; in words, if it follows from other settings."""
     monkeypatch.setenv("COLUMNS", "300")  # a line for each
     with pytest.raises(SystemExit):
-        parse(config_class, ["--help"])
+        parse(config_class, ["--help-all"])
     text = capsys.readouterr().out
     for field in dataclasses.fields(config_class):
         flag = "--" + field.name.replace("_", "-")

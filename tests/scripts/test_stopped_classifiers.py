@@ -95,7 +95,7 @@ def test_resume_gives_the_result_of_an_unbroken_run(capsys, steps, extra):
     assert f"saved at step {steps} in part/last.pt" in capsys.readouterr().err
     assert not Path("part/summary.json").exists()
     assert classify(*extra, "--run-dir", "part", "--resume") == 0
-    assert f"going on at step {steps}\n" in capsys.readouterr().out
+    assert f"going on at step {steps}\n" in capsys.readouterr().err
     same_result("whole", "part")
 
 
