@@ -172,7 +172,7 @@ def read_flags(argv: list[str] | None):
         nargs="+",
         help="side of the grid of each block [the checkpoints']",
     )
-    add("--device", metavar="X", help="auto, cpu, cuda or cuda:N [auto]")
+    add("--device", metavar="X", help="auto, cpu, cuda, cuda:N or mps [auto]")
     add("--amp", metavar="X", choices=AMP, help=f"mixed precision ({', '.join(AMP)}) [auto]")
     add("--lr", metavar="X", help="peak learning rate of fine-tuning")
     add(

@@ -314,6 +314,11 @@ def _sentence(error: Exception) -> str | None:
             f"--deterministic: {name} has no deterministic version here; leave --deterministic "
             "out, or take --device cpu"
         )
+    if isinstance(error, NotImplementedError) and "MPS device" in text:
+        return (
+            "--device mps: this PyTorch lacks an operation there; set the environment variable "
+            "PYTORCH_ENABLE_MPS_FALLBACK=1, or give --device cpu"
+        )
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return (
             f"no room to write {error.filename or 'the output'} ({error.strerror}); free some "

@@ -153,7 +153,7 @@ class Shared:
     seed: int = option(
         0, "schedule", "weights, order of images and augmentations", low=0, high=MAX_SEED
     )
-    device: str = option("auto", "hardware", "auto, cpu, cuda or cuda:N")
+    device: str = option("auto", "hardware", "auto, cpu, cuda, cuda:N or mps")
     amp: str = option("auto", "hardware", "mixed precision", choices=AMP)
     deterministic: bool = option(
         False, "hardware", "make CUDA repeat a run to the bit, which is slower"

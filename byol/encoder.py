@@ -72,8 +72,9 @@ def _pool(x: Tensor, grid: int) -> Tensor:
     """Average a map to a grid. A map that has that size already stays as it is: that saves time."""
     if tuple(x.shape[2:]) == (grid, grid):
         return x
-    if x.is_cuda and torch.are_deterministic_algorithms_enabled():
-        return _average_cells(x, grid)  # the gradient of the other has no deterministic version
+    # the gradient of the other has no deterministic version, and MPS lacks it for uneven cells
+    if x.is_mps or (x.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return _average_cells(x, grid)
     return F.adaptive_avg_pool2d(x, grid)
 
 

@@ -48,5 +48,6 @@ def gpu_is_full(error: Exception) -> bool:
         "STATUS_ALLOC_FAILED",  # cuBLAS
         "DEVICE_ALLOCATION_FAILED",  # cuDNN
         "unable to find an engine",  # of cuDNN, if no way to convolve has room
+        "MPS backend out of memory",
     )
     return isinstance(error, RuntimeError) and any(words in str(error) for words in of_libraries)

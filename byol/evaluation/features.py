@@ -174,11 +174,11 @@ def confusion_matrix(head: nn.Linear, features: Tensor, labels: Tensor) -> list[
 
 def count_pairs(labels: Tensor, found: Tensor, classes: int) -> list[list[int]]:
     """Count images by label (N,) (rows) and by the class that they are taken for (N,) (columns)."""
-    cells = torch.bincount(labels * classes + found, minlength=classes**2)
+    cells = torch.bincount((labels * classes + found).cpu(), minlength=classes**2)
     return cells.view(classes, classes).tolist()
 
 
 @torch.no_grad()
 def accuracy(head: nn.Module, features: Tensor, labels: Tensor) -> float:
     """Compute the share of the features (N, dim) that `head` gives their label (N,)."""
-    return (head(features).argmax(1) == labels).double().mean().item()
+    return (head(features).argmax(1) == labels).cpu().double().mean().item()

@@ -97,7 +97,7 @@ def gather(images, rows: np.ndarray, device: torch.device) -> Tensor:
     pinned = device.type == "cuda"
     batch = torch.empty((len(rows), *images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
     images.read(rows, batch.numpy())
-    return batch.to(device, non_blocking=True)
+    return batch.to(device, non_blocking=pinned)  # on MPS a copy that nobody waits for goes wrong
 
 
 def has_room(images, device: torch.device) -> bool:

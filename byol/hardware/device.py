@@ -40,6 +40,7 @@ def set_up(
 def pick_device(name: str) -> torch.device:
     """Choose the device: `auto` is CUDA if there is one, else the CPU. CUDA becomes current.
 
+    `mps` is the GPU of an Apple computer. `auto` does not take it, as nobody has tried it here.
     Raises `UserError` for a device that is absent, or that this PyTorch has no code for.
     """
     asked = name
@@ -49,8 +50,12 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device must be auto, cpu, cuda, cuda:N or mps, not {name!r}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(
+            f"--device {asked}: this machine, or this PyTorch, has no Apple GPU; give auto or cpu"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices"
@@ -99,8 +104,12 @@ def pick_amp(choice: str, device: torch.device) -> torch.dtype | None:
     """Choose the type of mixed precision; None is float32.
 
     `auto`: bfloat16 if the device computes in it, CPU included; float16 on CUDA cards that have
-    tensor cores but no bfloat16; else off, as on the GTX 16 series.
+    tensor cores but no bfloat16; else off, as on the GTX 16 series and on Apple GPUs.
     """
+    if device.type == "mps":
+        if choice not in ("auto", "off"):
+            raise UserError(f"--amp {choice}: --device mps computes in float32; leave --amp out")
+        return None
     if choice == "auto":
         if device.type == "cuda":
             major, _ = torch.cuda.get_device_capability(device)
@@ -133,6 +142,8 @@ def describe(device: torch.device, dtype: torch.dtype | None) -> str:
         name = torch.cuda.get_device_name(device)
         if dtype is None and torch.cuda.get_device_capability(device) >= (8, 0):
             precision += " (TF32 in convolutions)"  # PyTorch's default
+    elif device.type == "mps":
+        name = "Apple GPU"
     else:
         name = f"{torch.get_num_threads()} threads"
     return f"{device} ({name}), {precision}"
@@ -155,9 +166,11 @@ def keep_freed_memory() -> None:
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy an array to the device. The host does not wait."""
+    """Copy an array to the device. For CUDA the host does not wait."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @functools.lru_cache
@@ -211,5 +224,7 @@ def peak_bytes(device: torch.device) -> int:
     """Count the most memory taken so far: of the GPU's, or on a CPU of this process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()  # of now; its cache keeps what is freed
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -18,6 +18,8 @@ def prepare(network: nn.Module, device: torch.device) -> nn.Module:
     """Move a network to the device in its fastest form: the same weights and the same sums."""
     if device.type == "cpu":
         use_patches(network)
+    if device.type == "mps":  # channels_last is known for wrong gradients of pooling there
+        return network.to(device)
     return network.to(device, memory_format=torch.channels_last)
 
 

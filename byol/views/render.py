@@ -119,9 +119,9 @@ def render(
 ) -> Tensor:
     """Make the drawn views. images: uint8 (B, 3, H, W), the photos as they are stored.
 
-    Returns float32 (B, 3, view_side, view_side), normalised, in channels_last memory. Renders
-    `chunk` images at a time, those that need the same operations together. Every decision is made
-    from `draws` on the host, so the host never waits for an accelerator.
+    Returns float32 (B, 3, view_side, view_side), normalised, in channels_last memory (but on MPS).
+    Renders `chunk` images at a time, those that need the same operations together. Every decision
+    is made from `draws` on the host, so the host never waits for an accelerator.
     """
     count, device = len(images), images.device
     plan = plan_views(draws, images.shape[2:], view_side)
@@ -144,7 +144,8 @@ def render(
     map_all = map if threads == 1 else workers(os.getpid(), threads).map
     for _ in map_all(fill, todo):
         pass
-    return out.permute(0, 3, 1, 2)
+    views = out.permute(0, 3, 1, 2)
+    return views.contiguous() if device.type == "mps" else views  # see `prepare`
 
 
 def make_views(images: Tensor, plan: Plan, numbers: Tensor, view_side: int) -> Tensor:

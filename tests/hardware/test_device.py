@@ -1,13 +1,17 @@
 """Which device a name stands for, its precision, its memory; threads that compute alone."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from refusals import fails
 
+import train_byol
+import train_classifier
 from byol.command_line import command
 from byol.errors import UserError
+from byol.hardware.batches import has_room
 from byol.hardware.device import (
     describe,
     free_bytes,
@@ -15,6 +19,7 @@ from byol.hardware.device import (
     pick_amp,
     pick_device,
     read_later,
+    set_up,
     workers,
 )
 
@@ -104,6 +109,40 @@ def test_float32_on_a_card_with_tf32_says_so(monkeypatch):
     assert describe(torch.device("cuda", 0), None).endswith("float32 (TF32 in convolutions)")
 
 
+def test_an_apple_gpu_is_taken_if_it_is_asked_for_and_there(monkeypatch):
+    """In float32, also where the CPU has bfloat16."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr("byol.hardware.device._cpu_has_bf16", lambda: True)
+    mps = torch.device("mps")
+    assert set_up("mps", "auto") == set_up("mps", "off") == (mps, None)
+    assert describe(mps, None) == "mps (Apple GPU), float32"
+    assert pick_device("auto") == torch.device("cpu")
+    assert not has_room(SimpleNamespace(nbytes=1), mps)
+    for amp in ("bf16", "fp16"):
+        with pytest.raises(UserError, match=f"--amp {amp}: --device mps computes in float32"):
+            set_up("mps", amp)
+
+
+@pytest.mark.parametrize("script", [train_byol, train_classifier], ids=lambda s: s.__name__)
+def test_an_apple_gpu_that_is_not_there_is_one_sentence(script, photos, in_tmp, capsys):
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has an Apple GPU")
+    small = ["--image-size", "32", "--labels", "8"]
+    code = script.main(["--data", str(photos), *small, "--device", "mps"])
+    fails(capsys, code, "--device mps: this machine, or this PyTorch, has no Apple GPU", "cpu")
+
+
+def test_an_operation_that_an_apple_gpu_lacks_is_one_sentence(capsys):
+    @command
+    def main(argv):
+        raise NotImplementedError(
+            "The operator 'aten::some' is not currently implemented for the MPS device. If you want"
+        )
+
+    fails(capsys, main([]), "--device mps", "PYTORCH_ENABLE_MPS_FALLBACK=1", "--device cpu")
+
+
 def test_float16_is_not_for_the_cpu():
     with pytest.raises(UserError, match="--amp fp16 needs a CUDA device"):
         pick_amp("fp16", torch.device("cpu"))
@@ -132,6 +171,7 @@ def test_free_bytes_is_the_least_of_the_card_and_of_the_limit(monkeypatch):
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GiB, other allocations: 1 GiB)"),
     ],
 )
 def test_no_memory_left_on_the_gpu_is_one_sentence(error, capsys):
