@@ -18,7 +18,7 @@ LAYERS = (
     ("byol.config",),
     ("byol.run",),
     ("byol.evaluation", "byol.report", "byol.command_line", "data"),
-    ("train_byol", "train_classifier", "plot_losses", "predict", "explore"),
+    ("train_byol", "train_classifier", "plot_losses", "predict", "explore", "export", "hubconf"),
     ("evaluate",),
     ("benchmarks",),
     ("experiments",),

@@ -136,6 +136,15 @@ def load(path: str | Path, kind: str) -> dict:
     return _modernise(content, kind, path)
 
 
+def kind_of(path: str | Path) -> str | None:
+    """Tell what a file is: `ENCODER`, `TRAINING` or `CLASSIFIER`; None for any other."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # whatever is wrong: `load` says it
+        return None
+    return content.get("kind") if isinstance(content, dict) else None
+
+
 def _modernise(content: dict, kind: str, path: Path) -> dict:
     """Give a checkpoint of an earlier version the keys of today. All that is known of them is here.
 

@@ -9,13 +9,14 @@ from photo_files import cartoon_folder
 
 import byol
 import evaluate
+import export
 import plot_losses
 import train_byol
 import train_classifier
 from byol.command_line import Parser, command
 from byol.progress import say, silent
 
-SCRIPTS = [train_byol, train_classifier, evaluate, plot_losses]
+SCRIPTS = [train_byol, train_classifier, evaluate, plot_losses, export]
 EACH = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 WIDTH, HEIGHT = 100, 40  # of a screen
 

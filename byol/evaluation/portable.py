@@ -1,0 +1,93 @@
+"""Networks for use without this project: what hubconf.py gives and export.py writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from byol.encoder import Encoder
+from byol.errors import UserError, printable
+from byol.evaluation.classifier import Classifier
+from byol.evaluation.features import combine
+from byol.run import checkpoint
+
+CPU = torch.device("cpu")
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """Read the encoder of byol.pt, last.pt or classifier.pt, on the CPU, in evaluation mode.
+
+    It has `image_size`, `mean` and `std`: what it wants to see. Raises `UserError` if the file is
+    missing, damaged, or something else.
+    """
+    if checkpoint.kind_of(path) == checkpoint.CLASSIFIER:
+        content = checkpoint.load(path, checkpoint.CLASSIFIER)
+    else:
+        content = checkpoint.load_pretrained(path)
+    encoder = checkpoint.load_encoder(content, path).eval()
+    for key in ("image_size", "mean", "std"):
+        setattr(encoder, key, content[key])
+    return encoder
+
+
+class Portable(nn.Module):
+    """Takes images in 0..1, normalises them itself, and gives features or probabilities.
+
+    `forward(images)`: float32 (N, 3, S, S), RGB in 0..1 -> of an encoder features (N, dim), of a
+    classifier probabilities (N, classes). S is `image_size`.
+    """
+
+    def __init__(self, path: str | Path):
+        """Read byol.pt, last.pt or classifier.pt. Raises `UserError` as `load_encoder` does."""
+        super().__init__()
+        self.classes, self.inner_blocks, self.head = [], {}, None
+        self.temperature = 1.0
+        if checkpoint.kind_of(path) == checkpoint.CLASSIFIER:
+            classifier = Classifier.load(path, CPU)
+            self.classes, self.inner_blocks = classifier.classes, classifier.inner_blocks
+            self.head, self.temperature = classifier.head, read_temperature(path)
+        self.encoder = load_encoder(path)
+        self.image_size = self.encoder.image_size
+        for key in ("mean", "std"):
+            values = torch.tensor(getattr(self.encoder, key), dtype=torch.float32)
+            self.register_buffer(key, values.view(1, 3, 1, 1))
+        self.output = "probabilities" if self.classes else "features"
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        views = (images - self.mean) / self.std
+        features = combine(self.encoder, views, self.inner_blocks)
+        if self.head is None:
+            return features
+        return torch.softmax(self.head(features) / self.temperature, dim=1)
+
+    def about(self) -> dict[str, str]:
+        """Say what goes in and what comes out, for the metadata of a file: all of it texts."""
+        side = self.image_size
+        about = {
+            "input": f"images: float32 (N, 3, {side}, {side}), RGB, 0..1, not normalised",
+            "resize": f"upright photo, largest square in the middle, bicubic with antialiasing to "
+            f"{side} x {side}",
+            "normalisation": "inside the model: (images - mean) / std",
+            "image_size": str(side),
+            "mean": json.dumps(self.mean.flatten().tolist()),
+            "std": json.dumps(self.std.flatten().tolist()),
+            "output": self.output,
+        }
+        if self.classes:
+            about |= {"classes": json.dumps(self.classes), "temperature": str(self.temperature)}
+        return about
+
+
+def read_temperature(path: str | Path) -> float:
+    """Read the temperature of a classifier's file; 1 if it has none. Raises `UserError`."""
+    value = checkpoint.load(path, checkpoint.CLASSIFIER).get("temperature", 1.0)
+    if not (isinstance(value, float) and math.isfinite(value) and value > 0):
+        raise UserError(
+            f"{printable(str(path))} has an impossible temperature, {value!r}; give another file"
+        )
+    return value
