@@ -39,8 +39,10 @@ def classifier(weights: str = "classifier.pt") -> Classifier:
 def transform(weights: str = "byol.pt") -> transforms.Compose:
     """Make the transform from an upright RGB photo (PIL) to what the network sees: (3, S, S)."""
     seen = load_encoder(weights)
+    grey = [transforms.Grayscale(3)] if seen.channels == "grey" else []
     return transforms.Compose(
         [
+            *grey,
             transforms.Resize(seen.image_size, transforms.InterpolationMode.BICUBIC),
             transforms.CenterCrop(seen.image_size),
             transforms.ToTensor(),

@@ -142,6 +142,8 @@ class Parser(argparse.ArgumentParser):
         layout = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
         defaults = {"allow_abbrev": False, "formatter_class": layout}
         super().__init__(description=about, **defaults | options)
+        if not self.add_help:  # part of another parser, which has them
+            return
         self.add_argument(
             "--quiet", action=_Quiet, help="say nothing of the work, only results and warnings"
         )

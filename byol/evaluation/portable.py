@@ -14,6 +14,7 @@ from byol.errors import UserError, printable
 from byol.evaluation.classifier import Classifier
 from byol.evaluation.features import combine
 from byol.run import checkpoint
+from byol.views.image_ops import GREY
 
 CPU = torch.device("cpu")
 
@@ -21,8 +22,8 @@ CPU = torch.device("cpu")
 def load_encoder(path: str | Path) -> Encoder:
     """Read the encoder of byol.pt, last.pt or classifier.pt, on the CPU, in evaluation mode.
 
-    It has `image_size`, `mean` and `std`: what it wants to see. Raises `UserError` if the file is
-    missing, damaged, or something else.
+    It has `image_size`, `mean`, `std` and `channels` ("colour" or "grey"): what it wants to see.
+    Raises `UserError` if the file is missing, damaged, or something else.
     """
     if checkpoint.kind_of(path) == checkpoint.CLASSIFIER:
         content = checkpoint.load(path, checkpoint.CLASSIFIER)
@@ -31,11 +32,12 @@ def load_encoder(path: str | Path) -> Encoder:
     encoder = checkpoint.load_encoder(content, path).eval()
     for key in ("image_size", "mean", "std"):
         setattr(encoder, key, content[key])
+    encoder.channels = content.get("channels", "colour")
     return encoder
 
 
 class Portable(nn.Module):
-    """Takes images in 0..1, normalises them itself, and gives features or probabilities.
+    """Takes images in 0..1, prepares them itself, and gives features or probabilities.
 
     `forward(images)`: float32 (N, 3, S, S), RGB in 0..1 -> of an encoder features (N, dim), of a
     classifier probabilities (N, classes). S is `image_size`.
@@ -45,25 +47,27 @@ class Portable(nn.Module):
         """Read byol.pt, last.pt or classifier.pt. Raises `UserError` as `load_encoder` does."""
         super().__init__()
         self.classes, self.inner_blocks, self.head = [], {}, None
-        self.temperature = 1.0
+        self.temperature: float | None = None
         if checkpoint.kind_of(path) == checkpoint.CLASSIFIER:
             classifier = Classifier.load(path, CPU)
             self.classes, self.inner_blocks = classifier.classes, classifier.inner_blocks
             self.head, self.temperature = classifier.head, read_temperature(path)
         self.encoder = load_encoder(path)
         self.image_size = self.encoder.image_size
-        for key in ("mean", "std"):
-            values = torch.tensor(getattr(self.encoder, key), dtype=torch.float32)
-            self.register_buffer(key, values.view(1, 3, 1, 1))
+        numbers = {"mean": self.encoder.mean, "std": self.encoder.std, "grey": GREY}
+        for key, of_channels in numbers.items():
+            self.register_buffer(key, torch.tensor(of_channels).view(1, 3, 1, 1))
         self.output = "probabilities" if self.classes else "features"
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.encoder.channels == "grey":
+            images = (images * self.grey).sum(1, keepdim=True).expand(-1, 3, -1, -1)
         views = (images - self.mean) / self.std
         features = combine(self.encoder, views, self.inner_blocks)
         if self.head is None:
             return features
-        return torch.softmax(self.head(features) / self.temperature, dim=1)
+        return torch.softmax(self.head(features) / (self.temperature or 1.0), dim=1)
 
     def about(self) -> dict[str, str]:
         """Say what goes in and what comes out, for the metadata of a file: all of it texts."""
@@ -78,15 +82,22 @@ class Portable(nn.Module):
             "std": json.dumps(self.std.flatten().tolist()),
             "output": self.output,
         }
+        if self.encoder.channels == "grey":
+            about["grey"] = "inside the model"
         if self.classes:
-            about |= {"classes": json.dumps(self.classes), "temperature": str(self.temperature)}
+            about["classes"] = json.dumps(self.classes)
+        if self.temperature is not None:
+            about["temperature"] = str(self.temperature)
         return about
 
 
-def read_temperature(path: str | Path) -> float:
-    """Read the temperature of a classifier's file; 1 if it has none. Raises `UserError`."""
-    value = checkpoint.load(path, checkpoint.CLASSIFIER).get("temperature", 1.0)
-    if not (isinstance(value, float) and math.isfinite(value) and value > 0):
+def read_temperature(path: str | Path) -> float | None:
+    """Read the temperature that calibrates a classifier, if its file has one.
+
+    Raises `UserError` if it is none that can be.
+    """
+    value = checkpoint.load(path, checkpoint.CLASSIFIER).get("temperature")
+    if value is not None and not (isinstance(value, float) and 0 < value < math.inf):
         raise UserError(
             f"{printable(str(path))} has an impossible temperature, {value!r}; give another file"
         )

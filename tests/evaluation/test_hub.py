@@ -108,6 +108,16 @@ def test_the_transform_shows_what_the_project_shows(load, tmp_path):
     assert ((got - want) * deviation * 255).abs().max() <= 1.5
 
 
+def test_the_transform_of_an_encoder_that_sees_grey(files):
+    content = torch.load(files / "byol.pt", weights_only=True)
+    torch.save(content | {"channels": "grey"}, files / "grey.pt")
+    photo = Image.new("RGB", (40, 40), (255, 128, 0))
+    for name, channels in (("byol.pt", 3), ("grey.pt", 1)):
+        seen = hubconf.transform(str(files / name))(photo)
+        shown = seen * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+        assert len({round(value, 3) for value in shown[:, 0, 0].tolist()}) == channels
+
+
 def test_what_is_no_weights_is_one_sentence(files):
     (files / "junk.pt").write_text("junk")
     for entry in (hubconf.byol, hubconf.classifier, hubconf.transform):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from processes import longest_file
 from refusals import fails
+from torchvision.transforms.functional import rgb_to_grayscale
 
 import export
 from byol.config import ClassifierConfig, PretrainConfig
@@ -117,7 +118,7 @@ def test_a_classifier_gives_its_probabilities(form, blocks, capsys):
     assert json.loads(about["mean"]) == pytest.approx(MEAN)
     assert json.loads(about["std"]) == pytest.approx(STD)
     assert (about["image_size"], about["output"]) == (str(SIDE), "probabilities")
-    assert about["temperature"] == "1.0"
+    assert "temperature" not in about
     assert "inside" in about["normalisation"]
     assert about["resize"]
 
@@ -153,10 +154,20 @@ def test_the_temperature_of_a_file_is_in_the_probabilities():
     warm = Portable(write_classifier("warm.pt", {}, temperature=2.5))
     torch.testing.assert_close(warm(images(3)), (plain.log() / 2.5).softmax(1))
     assert warm.about()["temperature"] == "2.5"
+    assert "temperature" not in Portable(write_classifier("cold.pt", {}, temperature=None)).about()
     for value in (0.0, float("nan"), "hot"):
         odd = write_classifier("odd.pt", {}, temperature=value)
         with pytest.raises(UserError, match=r"odd\.pt has an impossible temperature"):
             Portable(odd)
+
+
+def test_a_model_that_sees_grey_makes_photos_grey_itself():
+    plain = Portable(write_classifier("c.pt", {}))
+    grey = Portable(write_classifier("grey.pt", {}, channels="grey"))
+    want = plain(rgb_to_grayscale(images(3), 3))
+    torch.testing.assert_close(grey(images(3)), want)
+    assert not torch.allclose(want, plain(images(3)), atol=1e-4)
+    assert (plain.about().get("grey"), grey.about()["grey"]) == (None, "inside the model")
 
 
 def test_the_suffix_names_the_format_and_nothing_is_replaced_unasked(capsys):

@@ -14,7 +14,7 @@ import plot_losses
 import train_byol
 import train_classifier
 from byol.command_line import Parser, command
-from byol.progress import say, silent
+from byol.progress import say, silence, silent
 
 SCRIPTS = [train_byol, train_classifier, evaluate, plot_losses, export]
 EACH = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
@@ -97,6 +97,17 @@ def test_quiet_is_for_one_call(capsys):
         assert main(argv) == 0
         assert capsys.readouterr() == ("", told)
         assert not silent()
+
+
+def test_a_part_of_a_parser_has_neither_so_that_commands_may_share_it():
+    shared = Parser(add_help=False)
+    shared.add_argument("--init")
+    parser = Parser(description="What it does.")
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("map", parents=[shared])
+    args = parser.parse_args(["map", "--quiet", "--init", "byol.pt"])
+    assert (vars(args), silent()) == ({"command": "map", "init": "byol.pt"}, True)
+    silence(False)
 
 
 # ---- help
