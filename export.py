@@ -34,7 +34,8 @@ from byol.progress import say
 from byol.run.checkpoint import check_writable
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
-CLOSE = 1e-4
+CLOSE, CLOSE_LOGARITHMS = 1e-4, 1e-2
+LEAST = 1e-30  # of what a logarithm is taken: float32 ends a little below
 INPUT = "images"
 
 
@@ -166,7 +167,8 @@ def runner_of_onnx(blob: bytes) -> tuple[Callable[[Tensor], Tensor], str]:
 def compare(model: Portable, run: Callable[[Tensor], Tensor]) -> float:
     """Compare outputs for batches of one and of three: the largest difference.
 
-    Raises `UserError` if they are not close.
+    Probabilities near 0 and 1 hide a fault, so their logarithms are compared as well. Raises
+    `UserError` if they are not close.
     """
     apart = 0.0
     for count in (1, 3):
@@ -175,12 +177,19 @@ def compare(model: Portable, run: Callable[[Tensor], Tensor]) -> float:
             want, got = model(images), run(images)
         difference = (got - want).abs()
         apart = max(apart, difference.max().item())
-        if not bool((difference <= CLOSE * want.abs().clamp(min=1)).all()):
+        close = bool((difference <= CLOSE * want.abs().clamp(min=1)).all())
+        if close and model.classes:
+            close = bool((logarithm(got) - logarithm(want)).abs().max() <= CLOSE_LOGARITHMS)
+        if not close:
             raise UserError(
                 f"the file would give other outputs than the weights ({apart:.1g} apart), so it "
                 "was not written; try the other --format, or another version of PyTorch"
             )
     return apart
+
+
+def logarithm(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp(min=LEAST).log()
 
 
 @torch.no_grad()

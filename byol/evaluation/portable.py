@@ -78,8 +78,8 @@ class Portable(nn.Module):
             f"{side} x {side}",
             "normalisation": "inside the model: (images - mean) / std",
             "image_size": str(side),
-            "mean": json.dumps(self.mean.flatten().tolist()),
-            "std": json.dumps(self.std.flatten().tolist()),
+            "mean": json.dumps(list(self.encoder.mean)),
+            "std": json.dumps(list(self.encoder.std)),
             "output": self.output,
         }
         if self.encoder.channels == "grey":

@@ -155,4 +155,4 @@ def test_control_characters_never_reach_the_terminal(photos, tmp_path, capfd):
     for text in (told.out, told.err):
         assert "\x1b[31m" not in text
         assert "\x1b[0m" not in text
-    assert "odd\\x1b[31m\\nname" in told.out
+    assert "odd\\x1b[31m\\nname" in told.err

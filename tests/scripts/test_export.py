@@ -115,8 +115,7 @@ def test_a_classifier_gives_its_probabilities(form, blocks, capsys):
         got, about = run(f"c{suffix}", count)
         torch.testing.assert_close(got, expected(path, count), atol=1e-5, rtol=0)
     assert json.loads(about["classes"]) == ["cat", "dog", "鳥"]
-    assert json.loads(about["mean"]) == pytest.approx(MEAN)
-    assert json.loads(about["std"]) == pytest.approx(STD)
+    assert (json.loads(about["mean"]), json.loads(about["std"])) == (MEAN, STD)
     assert (about["image_size"], about["output"]) == (str(SIDE), "probabilities")
     assert "temperature" not in about
     assert "inside" in about["normalisation"]
@@ -186,6 +185,19 @@ def test_outputs_that_differ_are_refused():
     for odd in (lambda x: model(x) + 2e-4, lambda x: model(x) * torch.nan):
         with pytest.raises(UserError, match="other outputs than the weights"):
             export.compare(model, odd)
+
+
+def test_probabilities_of_0_and_1_hide_no_fault():
+    """Scores twice as far apart, where the probabilities are the same to 1e-4."""
+    model = Portable(write_classifier("c.pt", {}))
+    other = Portable(write_classifier("other.pt", {}))
+    model.head.weight.mul_(0)
+    model.head.bias.copy_(torch.tensor([0.0, 20.0, 40.0]))
+    other.head.weight.mul_(0)
+    other.head.bias.copy_(torch.tensor([0.0, 40.0, 80.0]))
+    assert (model(images(3)) - other(images(3))).abs().max() < 1e-4
+    with pytest.raises(UserError, match="other outputs than the weights"):
+        export.compare(model, other)
 
 
 def test_without_onnx_it_is_one_sentence(capsys, monkeypatch):
