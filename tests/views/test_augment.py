@@ -524,9 +524,11 @@ def test_the_recipes_are_the_papers() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda_makes_the_same_views_and_never_waits() -> None:
-    count, store, size = 64, 72, 64
-    images, sizes, indices = smooth(count, store, store), squares(count, store), np.arange(count)
+@pytest.mark.parametrize("stored", [(72, 72), (72, 128)])
+def test_cuda_makes_the_same_views_and_never_waits(stored) -> None:
+    count, size = 64, 64
+    images, indices = smooth(count, *stored), np.arange(count)
+    sizes = np.array([stored, stored[::-1]] * (count // 2))  # every second one lies on its side
     augment = Augment(EVERYTHING, 0, size, MEAN, STD, seed=0)
     expected = augment(images, sizes, indices, 0)
     on_device = images.cuda()
