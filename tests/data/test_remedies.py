@@ -18,7 +18,7 @@ def photos(*counts: int, test: tuple[int, ...] = ()) -> SimpleNamespace:
     names = [f"{label}/{row}" for row, label in enumerate(labels)]
     return SimpleNamespace(
         names=names, labels=labels, is_test=is_test, classes=["cat", "dog", "owl"][: len(counts)],
-        by_name=np.argsort(names), source="photos", fingerprint="0",
+        by_name=np.argsort(names), groups=None, source="photos", fingerprint="0",
     )  # fmt: skip
 
 
