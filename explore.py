@@ -30,6 +30,7 @@ from byol.evaluation.protocol import parse_count
 from byol.evaluation.similarity import most_central, nearest, principal_axes
 from byol.files import write_atomically
 from byol.hardware.device import describe, set_up
+from byol.progress import say, silent
 from byol.report.mosaic import (
     LARGE_THUMB,
     MOST_COLUMNS,
@@ -62,11 +63,10 @@ def main(argv: list[str] | None = None) -> None:
     device, amp = set_up(args.device, args.amp)
     args.embedder = Embedder(args.init, device, amp)
     photos = read_photos(args)
-    print(
+    say(
         f"photos      {printable(photos.source)}: {len(photos.names):,}\n"
         f"encoder     {printable(args.init)}, {args.embedder.config.image_size} px\n"
-        f"device      {describe(device, amp)}",
-        file=sys.stderr,
+        f"device      {describe(device, amp)}"
     )
     args.run(args, photos)
 
@@ -82,17 +82,11 @@ def read_flags(argv: list[str] | None) -> argparse.Namespace:
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
     shared.add_argument("--amp", default="auto", choices=AMP, help="mixed precision [auto]")
 
-    first, *rest = __doc__.split("\n\n")
-    parser = Parser(
-        description="\n\n".join([first, *rest]), allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run, about: str, photos: bool = True) -> Parser:
-        each = commands.add_parser(
-            name, help=about, description=about, parents=[shared], allow_abbrev=False
-        )
+        each = commands.add_parser(name, help=about, description=about, parents=[shared])
         each.set_defaults(run=run)
         if photos:
             each.add_argument("photos", metavar="PHOTOS", help="a folder, an archive, a known name")
@@ -150,9 +144,7 @@ def make_map(args, photos: Photos) -> None:
     rows = np.arange(len(photos.names))
     if tsne and len(rows) > MOST_FOR_TSNE:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_FOR_TSNE).astype(np.int64)]
-        print(
-            f"note        t-SNE takes {len(rows):,} of the photos, evenly spread", file=sys.stderr
-        )
+        tell(f"t-SNE takes {len(rows):,} of the photos, evenly spread")
     features = args.embedder(photos)[torch.from_numpy(rows)]
     if tsne:
         narrow = principal_axes(features, min(50, *features.shape)).cpu().numpy()
@@ -221,7 +213,7 @@ def find_duplicates(args, photos: Photos) -> None:
         for copy in group
     ]
     write_table(args.out, ("group", "file", "like", "agreement"), lines)
-    print(f"{len(groups):,} groups of {len(lines):,} photos", file=sys.stderr)
+    say(f"{len(groups):,} groups of {len(lines):,} photos")
     if args.sheet and groups:
         rows = [[show(photos, c.row, f"{c.agreement:.3f}") for c in group] for group in groups]
         write_sheet(args.sheet, rows)
@@ -255,7 +247,8 @@ def suggest(args, photos: Photos) -> None:
 def read_photos(args) -> Photos:
     """Open the photos at the side that the encoder's own are stored at."""
     try:
-        return open_photos(args.photos, args.embedder.stored_side, skip_broken=args.skip_broken)
+        side, broken = args.embedder.stored_side, args.skip_broken
+        return open_photos(args.photos, side, skip_broken=broken, progress=not silent())
     except UserError as error:  # no option is called --data here
         raise UserError(str(error).replace("--data ", "", 1)) from None
 
@@ -272,7 +265,7 @@ def read_queries(names: list[str], photos: Photos, embedder) -> tuple[LoosePhoto
         if path.is_file():
             try:
                 blob = path.read_bytes()
-                pixels, *size = decode(blob, embedder.stored_side)
+                pixels, *size = decode(blob, photos.shape)
             except (BadImage, OSError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise UserError(
@@ -343,7 +336,7 @@ def write_table(path: str | None, header: tuple, lines: list[tuple]) -> None:
     writer.writerows([printable(str(value)) for value in line] for line in lines)
     if path:
         write_atomically(path, text.getvalue().encode())
-        print(printable(path), file=sys.stderr)
+        say(printable(path))
     else:
         sys.stdout.write(text.getvalue())
 
@@ -355,7 +348,7 @@ def write_sheet(path: str, rows: list[list[Picture]]) -> None:
             f"{path} shows the first {min(len(rows), MOST_ROWS)} of {len(rows):,} rows, and "
             f"{MOST_COLUMNS} photos of each at most"
         )
-    print(printable(str(save_picture(draw_sheet(rows), Path(path)))), file=sys.stderr)
+    say(printable(str(save_picture(draw_sheet(rows), Path(path)))))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from byol.errors import UserError, printable
 from byol.evaluation.classifier import Classifier
 from byol.files import naming, write_atomically, writing
 from byol.hardware.device import set_up, to_device
+from byol.progress import say, silent
 from byol.run.checkpoint import check_writable
 from byol.run.folder import make_folder
 from data.decode import BadImage
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     counts: Counter = Counter()  # photos of each class; "" is for those that are not sure
     copied: Counter = Counter()
     with table(args.out, args.format, classifier.classes) as write:
-        for photo, chances, unlike in predict(classifier, photos, device, amp, args.quiet):
+        for photo, chances, unlike in predict(classifier, photos, device, amp):
             best = int(np.argmax(chances))
             name = classifier.classes[best] if chances[best] >= args.min_confidence else ""
             write(photo.path, name, chances, unlike)
@@ -66,11 +67,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def predict(
-    classifier: Classifier, photos: Stream, device, amp, quiet: bool
+    classifier: Classifier, photos: Stream, device, amp
 ) -> Iterator[tuple[StreamedPhoto, list[float], float | None]]:
     """Yield each photo with the probability of each class, and how unlike the known ones it is."""
     extract = classifier.extractor(device, amp)
-    off = True if quiet else None  # None: only on a terminal
+    off = True if silent() else None  # None: only on a terminal
     with tqdm(total=photos.count(), unit="photo", delay=2, leave=False, disable=off) as bar:
         for batch in in_batches(photos):
             images = to_device(np.stack([photo.pixels for photo in batch]), device)
@@ -205,12 +206,11 @@ def tell(photos: Stream, counts: Counter, copied: Counter, args) -> None:
         lines.append(f"copied {copied['copied']:,} into {printable(args.sort_into)}{there}")
     if args.out:
         lines.append(f"wrote {printable(args.out)}")
-    if not args.quiet:
-        print("\n".join(lines), file=sys.stderr)
+    say("\n".join(lines))
 
 
 def read_flags(argv: list[str] | None):
-    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTOS", help="files, folders, archives")
     add("--model", required=True, metavar="FILE",
@@ -221,9 +221,8 @@ def read_flags(argv: list[str] | None):
         help="leave the class empty below this probability [0]")  # fmt: skip
     add("--sort-into", metavar="FOLDER", help="copy the photos into a folder for each class here; "
         "nothing is moved or overwritten")  # fmt: skip
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     add("--amp", choices=AMP, default="auto", help="mixed precision [auto]")
-    add("--quiet", action="store_true", help="no bar, no summary; warnings and errors stay")
     return parser.parse_args(argv)
 
 

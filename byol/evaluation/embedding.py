@@ -23,7 +23,7 @@ from byol.run import checkpoint
 class LoosePhotos:
     """A few photos in memory, for `Embedder` as those of a pack.
 
-    images: uint8 (N, 3, S, S) on the device. sizes: int32 (N, 2), their own heights and widths.
+    images: uint8 (N, 3, H, W) on the device. sizes: int32 (N, 2), their own heights and widths.
     """
 
     images: Tensor
@@ -67,7 +67,7 @@ class Embedder:
         config = self.config
         extract = FeatureExtractor(
             image_size=config.image_size, mean=config.mean, std=config.std, device=self.device,
-            amp=self.amp, inner_blocks=blocks, mirrored=mirrored,
+            amp=self.amp, inner_blocks=blocks, channels=config.channels, mirrored=mirrored,
         )  # fmt: skip
         what = "features of mirror images" if mirrored else "features"
         return extract(self.encoder, photos, np.arange(len(photos.sizes)), what)

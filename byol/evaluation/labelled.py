@@ -12,9 +12,9 @@ from torch import Tensor
 from byol.config import ClassifierConfig
 from byol.encoder import Encoder
 from byol.errors import UserError, printable
-from byol.evaluation.duplicates import Duplicates
 from byol.evaluation.features import FeatureExtractor
 from byol.evaluation.folds import MOST_TO_REPEAT, REPEATS, Folds
+from byol.evaluation.leakage import Duplicates
 
 MOST_PAIRS = 100_000_000  # of a training and a test image that are compared: some seconds
 MOST_TO_COMPUTE = 2_000  # test images, if their features are computed for the comparison alone

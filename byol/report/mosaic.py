@@ -30,10 +30,13 @@ class Picture:
 
 
 def thumbnail(stored: np.ndarray, size: np.ndarray, side: int) -> np.ndarray:
-    """Scale a stored photo, uint8 (3, S, S), to fit into `side` pixels in its own shape `size`.
+    """Scale a stored photo, uint8 (3, H, W), to fit into `side` pixels in its own shape `size`.
 
-    size: height and width. Returns uint8 (h, w, 3).
+    size: height and width. In a store that is no square, a photo that is taller than wide lies
+    transposed. Returns uint8 (h, w, 3), upright.
     """
+    if stored.shape[1] != stored.shape[2] and size[0] > size[1]:
+        stored = stored.transpose(0, 2, 1)
     height, width = (max(1, round(side * int(n) / max(size))) for n in size)
     image = Image.fromarray(np.ascontiguousarray(stored.transpose(1, 2, 0)))
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 
 from byol.encoder import Encoder
 from byol.evaluation import similarity
-from byol.evaluation.duplicates import Duplicates
 from byol.evaluation.features import FeatureExtractor
+from byol.evaluation.leakage import Duplicates
 from byol.evaluation.similarity import near_duplicates
 from data import open_photos
 

@@ -9,14 +9,16 @@ from photo_files import cartoon_folder
 
 import byol
 import evaluate
+import explore
 import export
 import plot_losses
+import predict
 import train_byol
 import train_classifier
 from byol.command_line import Parser, command
 from byol.progress import say, silence, silent
 
-SCRIPTS = [train_byol, train_classifier, evaluate, plot_losses, export]
+SCRIPTS = [train_byol, train_classifier, evaluate, plot_losses, predict, explore, export]
 EACH = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 WIDTH, HEIGHT = 100, 40  # of a screen
 
