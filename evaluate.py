@@ -13,6 +13,7 @@ on, also inside a run.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import sys
@@ -160,8 +161,10 @@ def read_flags(argv: list[str] | None):
     add("--data", metavar="X", help="the images [those of pretraining]")
     add("--classes-at", metavar="N", help="which folder of a photo's path names its class, or auto "
         "[that of pretraining]")  # fmt: skip
-    for flag in ("--labelled", "--labels-file", "--label-pattern", "--group-by"):
-        add(flag, metavar="X", help="as for train_byol.py [that of pretraining]")
+    add("--labelled", metavar="X", help="as for train_byol.py, and so are --labels-file, "
+        "--label-pattern and --group-by [those of pretraining]")  # fmt: skip
+    for flag in ("--labels-file", "--label-pattern", "--group-by"):
+        add(flag, metavar="X", help=argparse.SUPPRESS)
     add("--skip-broken", action="store_true", help="go on without the broken files, also if they "
         "are more than 10 %%")  # fmt: skip
     add("--inner-blocks", metavar="X", nargs="+",

@@ -2,7 +2,7 @@
 
     python train_byol.py                                    # Cats-vs-Dogs at 150 px
     python train_byol.py --config configs/cartoons.toml     # embedded data, minutes on a CPU
-    python train_byol.py --data my_photos/ --labels 0       # your own photos
+    python train_byol.py --data my_photos/                  # your own photos
     python train_byol.py --resume                           # go on with a run that was stopped
 
 The method is byol/method.py; this is the loop around it.
