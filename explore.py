@@ -224,8 +224,8 @@ def find_duplicates(args, photos: Photos) -> None:
 def suggest(args, photos: Photos) -> None:
     """List photos that are spread over the representation, the one of the most photos first."""
     count = parse_count(args.count, "--count", 1)
-    check_count(count, len(photos.names), "photos")
     seed = parse_count(args.seed, "--seed", 0)
+    check_count(count, len(photos.names), "photos")
     rows, sizes = most_central(args.embedder(photos), count, seed)
     lines = [
         (rank, photos.names[row], size)
