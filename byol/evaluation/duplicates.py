@@ -17,7 +17,7 @@ from torch import Tensor
 from byol.evaluation.features import Standardise
 from byol.evaluation.similarity import nearest
 
-AGREEMENT = 0.93  # correlation from which two photos are the same
+AGREEMENT = 0.96  # correlation from which two photos are the same
 CANDIDATES = 20  # neighbours of each photo that are compared by their pixels
 SIDE = 16  # pixels of the descriptor of a region
 SCALES = (1.0, 0.9, 0.8, 0.7)  # sides of the regions, as a share of the photo's
