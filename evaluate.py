@@ -153,10 +153,9 @@ def read_flags(argv: list[str] | None):
     add("--epochs", metavar="N", nargs="+", default=["100"],
         help=f"epochs of fine-tuning: {each} [100]")  # fmt: skip
     add("--batch-size", metavar="N", nargs="+", default=["50"], help=f"of fine-tuning: {each} [50]")
-    add("--supervised-epochs", metavar="N", help="epochs from random weights on the most labels; "
-        "0 is none [as many as pretraining had]")  # fmt: skip
-    add("--config", metavar="FILE", help="TOML file whose [classifier] says how to fine-tune, but "
-        "for what is a flag here")  # fmt: skip
+    add("--supervised-epochs", metavar="N",
+        help="from random weights on the most labels; 0: none [pretraining's]")  # fmt: skip
+    add("--config", metavar="FILE", help="TOML file whose [classifier] says how to fine-tune")
     add("--frozen-only", dest="fine_tune", action="store_false", help="no fine-tuning")
     add("--data", metavar="X", help="the images [those of pretraining]")
     add("--classes-at", metavar="N", help="which folder of a photo's path names its class, or auto "

@@ -119,7 +119,7 @@ def train(
     summary = run.finish(classifier, labels, scores, log)
     tell(scores.describe(labels.tested_on) if scores else "not tested: no labels are left")
     if text := str(labels.duplicates or ""):
-        tell(text)
+        say(text)
     return summary
 
 

@@ -176,7 +176,9 @@ class Classifier(nn.Module):
             classifier = cls(encoder, content["inner_blocks"], content["classes"], settings)
             classifier.head.load_state_dict(content["head"])
             classifier._load_of_today(content, stored_side)
-        except (RuntimeError, TypeError, AttributeError, ValueError):
+        except UserError as error:
+            raise UserError(f"{printable(str(path))} is damaged: {error}; give another") from None
+        except (RuntimeError, TypeError, AttributeError, ValueError, KeyError):
             raise UserError(
                 f"{printable(str(path))} is incomplete: its head does not fit; give another"
             ) from None
@@ -196,8 +198,8 @@ class Classifier(nn.Module):
             raise ValueError
         self.stored_shape = height, width
         self.temperature, state = content.get("temperature"), content.get("familiar")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise ValueError
+        if not (self.temperature is None or _is_temperature(self.temperature)):
+            raise UserError(f"it has an impossible temperature, {self.temperature!r}")
         if state:
             width, (known, of_known) = self.head.in_features, state["known"].shape
             fits = state["mean"].shape == state["scale"].shape == (width,) and of_known == width
@@ -205,6 +207,10 @@ class Classifier(nn.Module):
             if not (fits and lists and known > 1):
                 raise ValueError
             self.familiar = Familiar(**state)
+
+
+def _is_temperature(value: object) -> bool:
+    return type(value) is float and 0 < value < math.inf
 
 
 def _check_content(content: dict, path: str | Path) -> tuple[dict, int]:

@@ -207,7 +207,7 @@ def take_labelling(config: ClassifierConfig, pretrained: dict, flags: set[str]) 
     """
     given = flags & set(NAMING) or any(getattr(config, key) is not None for key in NAMING)
     keys = () if given else ("classes_at",)
-    if "data" not in flags or config.data == pretrained["config"]["data"]:
+    if "data" not in flags or config.data == pretrained["config"].get("data"):
         keys = ("group_by",) if given else (*NAMING, "group_by")
     if config.group_by is not None:
         flags = flags | {"group_by"}
@@ -226,7 +226,7 @@ def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags:
         return
     fingerprint = pretrained["data_fingerprint"]
     same_names = photos.has_names_of(fingerprint)
-    if same_names or config.data == pretrained["config"]["data"]:
+    if same_names or config.data == pretrained["config"].get("data"):
         _inherit(config, pretrained, flags, ("labels", "holdout", "split_seed"))
         if not photos.is_known_as(fingerprint):
             seen = "" if same_names else ", so it may have seen some that are tested on now"

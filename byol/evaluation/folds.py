@@ -145,6 +145,9 @@ class Silent:
         if self.interrupt.asked:
             raise Stopped("the same command with --resume goes on", self.interrupt.code)
 
+    def say(self, _text: str) -> None:
+        pass
+
     check = note
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from byol.encoder import Encoder
-from byol.errors import UserError, printable
 from byol.evaluation.classifier import Classifier
 from byol.evaluation.features import combine
 from byol.run import checkpoint
@@ -51,7 +49,7 @@ class Portable(nn.Module):
         if checkpoint.kind_of(path) == checkpoint.CLASSIFIER:
             classifier = Classifier.load(path, CPU)
             self.classes, self.inner_blocks = classifier.classes, classifier.inner_blocks
-            self.head, self.temperature = classifier.head, read_temperature(path)
+            self.head, self.temperature = classifier.head, classifier.temperature
         self.encoder = load_encoder(path)
         self.image_size = self.encoder.image_size
         numbers = {"mean": self.encoder.mean, "std": self.encoder.std, "grey": GREY}
@@ -89,16 +87,3 @@ class Portable(nn.Module):
         if self.temperature is not None:
             about["temperature"] = str(self.temperature)
         return about
-
-
-def read_temperature(path: str | Path) -> float | None:
-    """Read the temperature that calibrates a classifier, if its file has one.
-
-    Raises `UserError` if it is none that can be.
-    """
-    value = checkpoint.load(path, checkpoint.CLASSIFIER).get("temperature")
-    if value is not None and not (isinstance(value, float) and 0 < value < math.inf):
-        raise UserError(
-            f"{printable(str(path))} has an impossible temperature, {value!r}; give another file"
-        )
-    return value

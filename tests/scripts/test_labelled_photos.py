@@ -72,10 +72,10 @@ def test_some_sorted_photos_and_many_others_in_one_folder(here, classify, capsys
     shutil.copytree("sorted", "mixed")
     shutil.copytree("inbox", place, dirs_exist_ok=True)
     assert pretrain("--data", "mixed", "--holdout", "4") == 0
-    assert "36 images to learn from, 16 labelled among them, 4 held out" in capsys.readouterr().out
+    assert "36 images to learn from, 16 labelled among them, 4 held out" in capsys.readouterr().err
     assert settings_of()["labels"] is None
     assert classify(*FROZEN) == 0
-    assert "16 labelled images of 2 classes; tested on 4 (holdout)" in capsys.readouterr().out
+    assert "16 labelled images of 2 classes; tested on 4 (holdout)" in capsys.readouterr().err
     assert summary_of()["labels"] == 16
     run = parts_of("runs/classifier-byol-frozen")
     assert run["holdout"] == parts_of()["holdout"]
@@ -84,14 +84,14 @@ def test_some_sorted_photos_and_many_others_in_one_folder(here, classify, capsys
 
 def test_a_count_of_labels_leaves_the_labelled_ones_out_as_ever(here, capsys):
     assert pretrain("--data", "sorted", "--labels", "4") == 0
-    assert "16 unlabelled images to learn from, 4 labelled" in capsys.readouterr().out
+    assert "16 unlabelled images to learn from, 4 labelled" in capsys.readouterr().err
 
 
 def test_a_classifier_of_an_encoder_without_labels_uses_all(here, classify, capsys):
     assert pretrain("--data", "inbox", "--labels", "0", "--label-pattern", "^[a-z]+") == 0
     assert classify(*FROZEN, "--holdout", "4", "--labels", "all") == 2  # it has seen them
     assert classify("--data", "sorted", *FROZEN, "--holdout", "4") == 0
-    assert "16 labelled images" in capsys.readouterr().out
+    assert "16 labelled images" in capsys.readouterr().err
 
 
 def test_sorted_photos_beside_an_inbox(here, classify, capsys):
@@ -99,7 +99,7 @@ def test_sorted_photos_beside_an_inbox(here, classify, capsys):
     shutil.copy(twice, "inbox/again.png")
     both = ["--data", "inbox", "--labelled", "sorted"]
     assert pretrain(*both, "--holdout", "4") == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "36 images to learn from, 16 labelled among them, 4 held out" in said
     assert "1 photo that is in --labelled as well (data/again.png)" in said
     assert {name.split("/")[0] for name in parts_of()["unlabelled"]} == {"data"}
@@ -110,9 +110,9 @@ def test_sorted_photos_beside_an_inbox(here, classify, capsys):
     capsys.readouterr()
     moved = ["--data", "inbox", "--labelled", "moved"]
     assert classify(*FROZEN, *moved, "--resume") == 0
-    assert "holds this run, finished" in capsys.readouterr().out
+    assert "holds this run, finished" in capsys.readouterr().err
     assert pretrain(*moved, "--holdout", "4", "--epochs", "2", "--resume") == 0
-    assert "going on at step 4" in capsys.readouterr().out
+    assert "going on at step 4" in capsys.readouterr().err
 
 
 def write_table(labels: dict[str, str]) -> None:
@@ -131,12 +131,12 @@ def test_a_table_is_remembered_and_what_it_says_counts(here, classify, capsys):
     flags = ["--data", "inbox", "--labels-file", "labels.csv", "--holdout", "4"]
     assert pretrain(*flags) == 0
     assert classify(*FROZEN) == 0
-    assert "tested on 4 (holdout)" in capsys.readouterr().out
+    assert "tested on 4 (holdout)" in capsys.readouterr().err
     assert settings_of()["labels_file"] == "labels.csv"
     Path("labels.csv").rename("moved.csv")
     moved = ["--labels-file", "moved.csv"]
     assert classify(*FROZEN, *moved, "--resume") == 0
-    assert "holds this run, finished" in capsys.readouterr().out
+    assert "holds this run, finished" in capsys.readouterr().err
 
     some = next(name for name in parts_of()["holdout"])
     write_table(labels | {some: ""})
@@ -153,7 +153,7 @@ def test_more_labels_in_a_table_do_not_stop_a_run_that_learns_from_all(here, cap
     write_table(labels)
     capsys.readouterr()
     assert pretrain(*flags, "--epochs", "2", "--resume") == 0
-    assert "20 images to learn from, 20 labelled among them" in capsys.readouterr().out
+    assert "20 images to learn from, 20 labelled among them" in capsys.readouterr().err
 
 
 def test_a_run_that_left_labelled_photos_out_of_all_does_not_go_on(here, capsys):
@@ -201,7 +201,7 @@ def test_copies_across_the_test_are_told(here, classify, capsys, freeze):
     Image.open(copied).save(folder / "test" / copied.parent.name / "copy.jpg", quality=95)
     random = ["--data", "split", "--image-size", "32", "--store-size", "40"]
     assert classify(*random, *freeze, "--run-dir", "run") == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     (line,) = [line for line in said.splitlines() if "nearly the same" in line]
     assert "/copy.jpg ~ train/" in line
     assert f"~ {copied.relative_to(folder)}" in line
@@ -232,7 +232,7 @@ def test_balanced_weights_make_another_classifier_of_uneven_classes(here, classi
     random = ["--data", "sorted", "--image-size", "32", "--store-size", "32", "--holdout", "4"]
     for kind in ("none", "balanced"):
         assert classify(*random, "--class-weights", kind, "--run-dir", f"w-{kind}") == 0
-    assert "balanced class weights" in capsys.readouterr().out
+    assert "balanced class weights" in capsys.readouterr().err
     none, balanced = (
         checkpoint.load(f"w-{kind}/classifier.pt", checkpoint.CLASSIFIER)["head"]["weight"]
         for kind in ("none", "balanced")

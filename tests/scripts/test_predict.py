@@ -202,8 +202,8 @@ def test_all_labels_are_judged_by_cross_validation(
     os.symlink(photos / "train", only)
     flags = ["--init", str(narrow_run.folder / "byol.pt"), "--data", str(only), "--labels", "all"]
     assert classify(*flags, "--freeze", "--folds", "4") == 0
-    out = capsys.readouterr().out
-    assert "tested by cross-validation" in out
+    out, err = capsys.readouterr()
+    assert "tested by cross-validation" in err
     assert "32 images (cross-validation)" in out
     summary = json.loads(Path("runs/classifier-byol-frozen/summary.json").read_text())
     assert summary["tested_on"] == "cross-validation"
@@ -213,14 +213,14 @@ def test_all_labels_are_judged_by_cross_validation(
     assert np.sum(summary["confusion"]) == 3 * 32
 
     assert classify(*flags, "--folds", "2") == 0
-    out = capsys.readouterr().out
-    assert "as long as 1 more trainings; --folds 0 leaves it out" in out
+    told = "as long as 1 more trainings; --folds 0 leaves it out"
+    assert told in capsys.readouterr().err
     assert classify(*flags, "--folds", "0", "--run-dir", "untested") == 0
     assert "not tested" in capsys.readouterr().out
     summary = json.loads(Path("untested/summary.json").read_text())
     assert (summary["tested_on"], summary["test_accuracy"]) == ("nothing", None)
     assert classify(*flags, "--folds", "0", "--run-dir", "untested", "--resume") == 0
-    assert "holds this run, finished" in capsys.readouterr().out
+    assert "holds this run, finished" in capsys.readouterr().err
 
 
 def test_a_cross_validation_that_was_stopped_goes_on(

@@ -54,7 +54,7 @@ def test_the_heads_learn_first_and_the_encoder_waits(pretrain, given, flags, cap
     parameters = {k: given[k] for k, _ in Encoder().named_parameters()}
     with signal_after(3, signal.SIGINT):
         assert pretrain(*HEADS_FIRST, *flags) == 130
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "resnet18 (imagenet stem) from given.pth" in told
     assert "in the first 3 the heads alone" in told
     waiting = checkpoint.load_state(RUN)["model"]
@@ -118,7 +118,7 @@ def test_the_encoder_remembers_what_it_began_with(pretrain, given, narrow_run):
 def test_a_short_run_gives_the_heads_half_of_it(pretrain, given, capsys):
     """As with the warm-up; a run of one epoch would otherwise leave the encoder as it was."""
     assert pretrain("--init", "given.pth", "--epochs", "1", "--batch-size", "4") == 0
-    assert "in the first 3 the heads alone" in capsys.readouterr().out
+    assert "in the first 3 the heads alone" in capsys.readouterr().err
     assert not torch.equal(weights("byol.pt")["conv1.weight"], given["conv1.weight"])
 
 
@@ -188,7 +188,7 @@ def test_a_classifier_that_was_stopped_knows_its_weights(classify, given, photo_
     code = classify("--init", "moved.pth", *start[2:], "--run-dir",
                     "runs/classifier-given.pth-frozen", "--resume")  # fmt: skip
     assert code == 0
-    assert "holds this run, finished" in capsys.readouterr().out
+    assert "holds this run, finished" in capsys.readouterr().err
 
 
 # ---- photos in grey
@@ -197,7 +197,7 @@ def test_a_classifier_that_was_stopped_knows_its_weights(classify, given, photo_
 def test_a_classifier_takes_the_channels_of_its_encoder(pretrain, classify, photos, capsys):
     """An encoder of grey photos gives a classifier that does not see colour."""
     assert pretrain("--channels", "grey", "--epochs", "1") == 0
-    assert "recipe cartoons, photos in grey\n" in capsys.readouterr().out
+    assert "recipe cartoons, photos in grey\n" in capsys.readouterr().err
     assert classify("--init", "byol.pt", "--freeze") == 0
     content = checkpoint.load("runs/classifier-byol-frozen/classifier.pt", checkpoint.CLASSIFIER)
     assert content["channels"] == "grey"
