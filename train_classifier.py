@@ -143,7 +143,7 @@ def cross_validate(config, pretrained, photos, labels, features, device, amp, ru
         for repeat, of_fold in folds.to_do():
             classifier = build(config, pretrained, photos, device)
             some = None if features is None else features[~of_fold.to(device)]
-            silent = Silent(interrupt)
+            silent = Silent(interrupt, config.rate_flag)
             fit(classifier, config, photos, labels.train[~of_fold], some, device, amp, silent)
             if features is None:
                 extract = classifier.extractor(device, amp)
@@ -175,7 +175,7 @@ def fit(classifier, config, photos, rows, features, device, amp, run) -> Classif
     scaler = LossScaler(device, amp)
     groups = classifier.groups(config.encoder_scale)
     optimizer = build_optimizer(config.optimizer, groups, config.decay, scaler.enabled)
-    log = run.open_log(schedule, config.rate_flag, device, config.tensorboard, run.say)
+    log = run.open_log(schedule, config.rate_flag, device, config.tensorboard)
 
     # ---- go on where a stopped run was, or begin
     parts = {"model": classifier.learning, "optimizer": optimizer, "scaler": scaler}

@@ -71,7 +71,8 @@ class ClassifierRun(Run):
         self.say_to(text)
 
     def open_log(self, *about) -> ClassifierLog:
-        return ClassifierLog(self.folder, *about)
+        # not `self.say`: run and log would hold each other, and the lock of the folder with them
+        return ClassifierLog(self.folder, *about, self.say_to)
 
     def finish(
         self, classifier: Classifier, labels: Labelled, scores: Scores | None, log: ClassifierLog

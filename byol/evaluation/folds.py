@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from byol.errors import Stopped, UserError
 from byol.evaluation.scores import Scores
 from byol.files import write_atomically
+from byol.run.checkpoint import all_finite
 from byol.run.interrupt import Interrupt
 
 REPEATS = 3  # of the folds of a frozen encoder, which take seconds
@@ -59,11 +60,7 @@ class Folds:
 
         Raises `UserError` if one is not finite; it names the flag of the rate.
         """
-        if not scores.isfinite().all():
-            raise UserError(
-                "in the cross-validation the loss is not finite, or the scores; try a lower "
-                f"{rate_flag}"
-            )
+        _check_finite(bool(scores.isfinite().all()), rate_flag)
         self.scores[repeat, of_fold] = scores.detach().float().cpu()
 
     def save(self, folder: Path, identity: dict) -> None:
@@ -122,8 +119,8 @@ class Folds:
 class Silent:
     """Stands for the run and the log of a fold, of which nothing is kept or told."""
 
-    def __init__(self, interrupt: Interrupt):
-        self.interrupt = interrupt
+    def __init__(self, interrupt: Interrupt, rate_flag: str):
+        self.interrupt, self.rate_flag = interrupt, rate_flag
 
     def open_log(self, *_) -> Silent:
         return self
@@ -145,10 +142,16 @@ class Silent:
         if self.interrupt.asked:
             raise Stopped("the same command with --resume goes on", self.interrupt.code)
 
-    def say(self, _text: str) -> None:
-        pass
+    def check(self, model: nn.Module, _done: int) -> None:
+        """Raise `UserError` if a weight is not finite."""
+        _check_finite(all_finite(model), self.rate_flag)
 
-    check = note
+
+def _check_finite(finite: bool, rate_flag: str) -> None:
+    if not finite:
+        raise UserError(
+            f"in the cross-validation the weights are not finite numbers; try a lower {rate_flag}"
+        )
 
 
 def find_temperature(scores: Tensor, truth: Tensor) -> float:

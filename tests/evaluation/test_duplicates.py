@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from byol.evaluation import duplicates
-from byol.evaluation.duplicates import agreements, connected, describe, find_groups, windows
+from byol.evaluation.duplicates import (
+    agreements,
+    connected,
+    describe,
+    find_groups,
+    upright,
+    windows,
+)
 
 
 def landscape(seed: int, size: int = 80) -> np.ndarray:
@@ -35,6 +42,7 @@ PICTURES = np.stack(
         cropped(landscape(1)[:, :, ::-1], 8, 3, 68),
     ]
 )
+SIZES = np.full((len(PICTURES), 2), PICTURES.shape[2])
 
 
 def test_a_descriptor_of_the_whole_averages_the_pixels():
@@ -57,7 +65,9 @@ def test_windows_are_averages_that_reach_both_ends():
 def test_pixels_agree_as_their_correlation_says(monkeypatch):
     monkeypatch.setattr(duplicates, "SCALES", (1.0,))
     monkeypatch.setattr(duplicates, "BATCH", 2)
-    found = agreements(PICTURES, torch.tensor([[1, 4], [0, 4], [0, 1], [0, 1], [0, 1], [0, 1]]))
+    found = agreements(
+        PICTURES, SIZES, torch.tensor([[1, 4], [0, 4], [0, 1], [0, 1], [0, 1], [0, 1]])
+    )
     small = torch.from_numpy(PICTURES).float().mean(1)
     small = F.adaptive_avg_pool2d(small[:, None], 16)[:, 0].numpy()
     for row, other, place in ((0, 1, 0), (0, 4, 1), (1, 4, 1), (2, 0, 0)):
@@ -67,7 +77,9 @@ def test_pixels_agree_as_their_correlation_says(monkeypatch):
 
 
 def test_a_crop_agrees_with_the_photo_that_it_is_of_and_with_no_other():
-    found = agreements(PICTURES, torch.tensor([[2, 1], [3, 5], [0, 1], [0, 1], [0, 1], [0, 4]]))
+    found = agreements(
+        PICTURES, SIZES, torch.tensor([[2, 1], [3, 5], [0, 1], [0, 1], [0, 1], [0, 4]])
+    )
     assert found[0, 0] > 0.99  # mirrored
     assert min(found[1]) > 0.97  # two crops, one of them mirrored
     assert max(found[0, 1], *found[4], *found[5]) < 0.9
@@ -75,7 +87,7 @@ def test_a_crop_agrees_with_the_photo_that_it_is_of_and_with_no_other():
 
 def test_a_flat_picture_agrees_with_none():
     flat = np.full((2, 3, 32, 32), 7, np.uint8)
-    assert agreements(flat, torch.tensor([[1], [0]])).abs().max() < 1e-3
+    assert agreements(flat, SIZES[: len(flat)], torch.tensor([[1], [0]])).abs().max() < 1e-3
 
 
 def test_pairs_that_share_a_photo_are_one_group():
@@ -87,7 +99,7 @@ def test_pairs_that_share_a_photo_are_one_group():
 def test_groups_say_what_each_photo_is_most_like():
     digests = np.arange(6 * 32, dtype=np.uint8).reshape(6, 32)
     digests[4] = digests[0]  # the same bytes, whatever the pixels say
-    photos = SimpleNamespace(images=PICTURES, digests=digests)
+    photos = SimpleNamespace(images=PICTURES, sizes=SIZES, digests=digests)
     features = torch.eye(6)  # all are neighbours
     groups = find_groups(photos, features, [6], 0.93)
     assert [[copy.row for copy in group] for group in groups] == [[0, 2, 4], [1, 3, 5]]
@@ -96,3 +108,15 @@ def test_groups_say_what_each_photo_is_most_like():
     assert [copy.agreement for copy in (first[0], first[2])] == [1, 1]
     assert [copy.like for copy in second[1:]] == [1, 1]
     assert all(0.93 <= copy.agreement <= 1 for group in groups for copy in group)
+
+
+def test_a_tall_photo_that_is_stored_transposed_is_upright():
+    """In a store of 8 x 16: the rows of a tall photo lie in columns."""
+    wide = np.zeros((3, 8, 16), np.uint8)
+    wide[:, 2] = 200  # the third row of eight
+    tall = np.zeros((3, 8, 16), np.uint8)
+    tall[:, :, 4:6] = 200  # rows 4 and 5 of 16
+    grey = upright(np.stack([wide, tall]), np.array([[8, 16], [16, 8]]))
+    line = torch.zeros(8, 8)
+    line[2] = 200
+    assert torch.equal(grey, torch.stack([line, line]))

@@ -54,7 +54,7 @@ def test_long_photos_train_go_on_to_the_bit_and_are_judged(
 ):
     monkeypatch.setenv("BYOL_CACHE", "cache")
     assert pretrain_long() == 0
-    assert "views       32 px, from 32 x 60 px, recipe cartoons" in capsys.readouterr().out
+    assert "views       32 px, from 32 x 60 px, recipe cartoons" in capsys.readouterr().err
     assert open_photos(str(long_photos), 32).shape == STORED
 
     after_step = Run.after_step
@@ -77,7 +77,7 @@ def test_long_photos_train_go_on_to_the_bit_and_are_judged(
     assert classify("--init", "byol.pt", "--freeze") == 0
     assert "on 8 images" in capsys.readouterr().out
     assert evaluate.main(["byol.pt", *JUDGE]) == 0
-    assert "byol.pt" in capsys.readouterr().out
+    assert "byol.pt" in capsys.readouterr().err
 
 
 def test_both_ways_up_are_seen_upright(long_photos, monkeypatch):

@@ -91,6 +91,16 @@ def accuracy_with_torchvision(saved: dict, folder: Path) -> float:
     return hits / len(paths)
 
 
+class LikeTimm:
+    """Its ResNet has the names of torchvision's (tests/evaluation/test_hub.py)."""
+
+    @staticmethod
+    def create_model(name: str, num_classes: int) -> torch.nn.Module:
+        model = torchvision.models.get_model(name)
+        model.fc = torch.nn.Identity()
+        return model
+
+
 def test_what_is_written_can_be_used_without_the_project(root, pretrained, classify, tmp_path):
     """The lines of docs/weights.md, on a photo of the stored size, give the project's scores."""
     draw = np.random.default_rng(0)
@@ -105,7 +115,7 @@ def test_what_is_written_can_be_used_without_the_project(root, pretrained, class
     page = (root / "docs" / "weights.md").read_text()
     code = page[page.index('    content = torch.load("byol.pt"') :]
     lines = [line[4:] for line in code.partition("\n## ")[0].splitlines() if line[:4] == " " * 4]
-    known = {"torch": torch, "torchvision": torchvision, "Image": Image}
+    known = {"torch": torch, "torchvision": torchvision, "Image": Image, "timm": LikeTimm}
     exec("\n".join(lines), known)
 
     content = torch.load("runs/classifier-byol-frozen/classifier.pt", weights_only=True)
