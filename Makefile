@@ -20,7 +20,7 @@ SHELL := /bin/sh
 
 demo: .venv/.installed
 	$(BIN)/python train_byol.py --config configs/cartoons.toml --run-dir $(RUNS)/byol --out demo/byol.pt --overwrite
-	for init in random demo/byol.pt; do for part in --freeze "--no-freeze --epochs 10"; do \
+	for init in random demo/byol.pt; do for part in --freeze "--no-freeze --epochs 10 --folds 0"; do \
 	  $(BIN)/python train_classifier.py --config configs/cartoons.toml --runs $(RUNS) --init $$init $$part --seeds 3 --overwrite || exit 1; \
 	done; done
 	$(BIN)/python plot_losses.py --runs $(RUNS) --out demo/plots
