@@ -97,9 +97,10 @@ def train(
     features = extract(classifier.encoder, photos, rows)
     seen = rows, features
     say(describe_run(config, classifier, schedule, describe(device, amp)))
-    if not config.freeze and len(labels.test):
-        labels.find_duplicates(extract, classifier.encoder, seen)  # before the encoder changes
-        features = None
+    if not config.freeze:
+        features = None  # they change
+        if len(labels.test):
+            labels.find_duplicates(extract, classifier.encoder, seen)
 
     # ---- cross-validation: how good it will be, and how sure it may be; then the classifier itself
     if labels.folds:
@@ -142,14 +143,14 @@ def cross_validate(config, pretrained, photos, labels, features, device, amp, ru
     with Interrupt() as interrupt:
         for repeat, of_fold in folds.to_do():
             classifier = build(config, pretrained, photos, device)
-            some = None if features is None else features[~of_fold.to(device)]
+            some = features[~of_fold.to(device)] if config.freeze else None
             silent = Silent(interrupt, config.rate_flag)
             fit(classifier, config, photos, labels.train[~of_fold], some, device, amp, silent)
-            if features is None:
+            if config.freeze:
+                unseen = features[of_fold.to(device)]
+            else:
                 extract = classifier.extractor(device, amp)
                 unseen = extract(classifier.encoder, photos, labels.train[of_fold])
-            else:
-                unseen = features[of_fold.to(device)]
             folds.note(repeat, of_fold, classifier.folded_head()(unseen), config.rate_flag)
             folds.save(run.folder, run.settings)
     say(folds.describe())

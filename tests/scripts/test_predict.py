@@ -14,6 +14,7 @@ from refusals import fails
 import predict
 import train_classifier
 from byol.evaluation.classifier import Classifier
+from byol.evaluation.folds import Folds
 from byol.run import checkpoint
 from data import open_photos
 
@@ -221,6 +222,38 @@ def test_all_labels_are_judged_by_cross_validation(
     assert (summary["tested_on"], summary["test_accuracy"]) == ("nothing", None)
     assert classify(*flags, "--folds", "0", "--run-dir", "untested", "--resume") == 0
     assert "holds this run, finished" in capsys.readouterr().err
+
+
+def test_a_fold_is_scored_by_the_encoder_that_was_trained_without_it(
+    narrow_encoder, narrow_run, tmp_path, photos, classify, monkeypatch
+):
+    """As if train_classifier.py had the other fold's photos alone, and then scored this fold."""
+    only = tmp_path / "only"
+    os.symlink(photos / "train", only)
+    flags = ["--init", str(narrow_run.folder / "byol.pt"), "--data", str(only), "--labels", "all",
+             "--lr", "0.05", "--encoder-lr-scale", "1"]  # fmt: skip
+    real, trained, noted = train_classifier.fit, [], []
+
+    def keeping(classifier, config, photos, rows, *others):
+        log = real(classifier, config, photos, rows, *others)
+        trained.append((classifier, photos, rows))
+        return log
+
+    monkeypatch.setattr(train_classifier, "fit", keeping)
+    note = Folds.note
+
+    def spying(folds, repeat, of_fold, scores, flag):
+        noted.append((of_fold, scores.detach()))
+        note(folds, repeat, of_fold, scores, flag)
+
+    monkeypatch.setattr(Folds, "note", spying)
+    assert classify(*flags, "--folds", "2") == 0
+    assert len(noted) == 2
+    everyone = trained[-1][2]
+    for (of_fold, scores), (classifier, packed, rows) in zip(noted, trained, strict=False):
+        assert sorted([*rows, *everyone[of_fold]]) == sorted(everyone)
+        found = classifier.predict(packed, everyone[of_fold], torch.device("cpu"), None)
+        torch.testing.assert_close(scores.softmax(1), found, atol=1e-5, rtol=1e-4)
 
 
 def test_a_cross_validation_that_was_stopped_goes_on(
