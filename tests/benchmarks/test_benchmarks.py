@@ -14,6 +14,7 @@ from benchmarks import (
     long_photos,
     packing,
     peers,
+    prediction,
     scale,
     step_parts,
     step_variants,
@@ -21,6 +22,8 @@ from benchmarks import (
 from benchmarks.common import ROOT
 from byol.command_line import parse
 from byol.config import PretrainConfig
+from byol.encoder import Encoder
+from byol.evaluation.classifier import Classifier
 
 TRAINER = """
 import json, pathlib, sys, time
@@ -112,6 +115,21 @@ def test_evaluation_is_compared_with_bare_forward_passes(photos, few_layers, run
     seconds = result["seconds_features"] + result["seconds_linear_and_knn"]
     assert result["photos"] == 44
     assert result["times_bare_forward"] > seconds / (result["seconds_bare_forward"] + 0.01) - 0.1
+
+
+def test_prediction_is_compared_with_packing_and_bare_forward_passes(photos, in_tmp, run):
+    settings = {"arch": "resnet18", "stem": "imagenet", "image_size": 32, "mean": [0.5] * 3,
+                "std": [0.25] * 3, "channels": "colour"}  # fmt: skip
+    classifier = Classifier(Encoder(), {}, ["cat", "dog"], settings)
+    classifier.stored_shape = (40, 40)
+    classifier.save("c.pt", {})
+    result = run(prediction, "--data", photos, "--model", "c.pt", "--rounds", "1")
+    beyond = result["seconds_packing"] + result["seconds_bare_forward"]
+    assert result["photos"] == 44
+    assert result["times_packing_and_forward"] == pytest.approx(
+        result["seconds_predict"] / beyond, rel=0.1
+    )
+    assert result["peak_gib_of_predict"] > 0.1
 
 
 def test_packing_counts_photos_and_leaves_nothing_behind(photos, in_tmp, run):
