@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import train_byol
+import train_classifier
 from byol.command_line import parse
 from byol.config import PretrainConfig
 from byol.evaluation import linear_and_knn
-from experiments import pretraining
+from experiments import calibration, pretraining
 
 LISTS = ("recipes_64.toml", "recipes_cifar10.toml")
 CHILD = """
@@ -191,3 +192,22 @@ def test_a_signal_is_passed_on_once_and_the_run_is_waited_for(number, tmp_path):
     assert not ready.exists()  # what it does after the signal is done
     assert groups != [os.getpgid(0)]  # a signal to our group does not reach it by itself
     assert signal.getsignal(number) == before
+
+
+def test_the_area_under_the_curve_counts_pairs():
+    inside, outside = torch.tensor([0.1, 0.4, 0.4]), torch.tensor([0.4, 0.9])
+    assert calibration.auc(inside, outside) == pytest.approx((1 + 0.5 + 0.5 + 3) / 6)
+
+
+def test_calibration_is_measured_on_what_the_classifier_did_not_see(photos, in_tmp, capsys):
+    run = ["--data", str(photos), "--labels", "16", "--image-size", "32", "--store-size", "32",
+           "--init", "random", "--freeze", "--epochs", "2", "--amp", "off"]  # fmt: skip
+    assert train_classifier.main(run) == 0
+    capsys.readouterr()
+    model = "runs/classifier-random-frozen/classifier.pt"
+    flags = ["--data", str(photos), "--labels", "16", "--others", str(photos)]
+    assert calibration.main([model, *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| 16 photos of ")
+    assert len([line for line in lines if "calibration error at temperature" in line]) == 2
+    assert any("more unlike than a photo of --data" in line for line in lines)
