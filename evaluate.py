@@ -221,7 +221,12 @@ def check_protocol(photos, config: ClassifierConfig, protocol: Protocol) -> str:
     settings = dataclasses.replace(config, labels=protocol.count)
     check_labelled(settings, photos, split, least=2)
     tested_on, rows = pick_test_images(photos, split)
-    return f"{len(rows):,} images ({tested_on})"
+    counts = torch.bincount(torch.from_numpy(photos.labels[rows]), minlength=len(photos.classes))
+    scores = Scores(torch.diag(counts).tolist(), photos.classes)  # of a test without a mistake
+    if scores.warning():
+        print(f"{scores.warning()} ({protocol.labels} labels)", file=sys.stderr)
+    chance = f", {100 * scores.chance:.1f} % of the largest class" if scores.uneven else ""
+    return f"{len(rows):,} images ({tested_on}{chance})"
 
 
 def describe_weights(weights: Weights) -> dict:
@@ -277,14 +282,15 @@ def judge_frozen(cells, bank, photos, split, weights, protocol, draw) -> None:
             f"{printable(weights.name)}, {representation}, {protocol.labels} labels, draw {draw}: "
             f"linear {100 * linear.accuracy:.2f} % (L2 strength {strength:g}), "
             f"kNN {100 * knn.accuracy:.2f} %"
+            + (f"; linear, balanced {linear.describe_classes()}" if linear.uneven else "")
         )
 
 
 def add_scores(cells, weights, representation, kind, labels, scores: Scores, **others) -> None:
     """Add the accuracy to its cell; if the classes are uneven, the balanced one as well."""
-    balanced = scores.balanced_accuracy if scores.uneven else None
-    place = weights, representation, kind, labels
-    table.add(cells, *place, scores.accuracy, balanced=balanced, **others)
+    if scores.uneven:
+        others |= {"balanced": scores.balanced_accuracy, "recall": scores.summary()["recall"]}
+    table.add(cells, weights, representation, kind, labels, scores.accuracy, **others)
 
 
 def fine_tune(
@@ -325,8 +331,9 @@ def fine_tune(
     place = weights.name, representation, "fine-tuned", protocol.labels
     uneven = "confusion" in summary  # which earlier versions did not write
     uneven = uneven and Scores(summary["confusion"], summary["classes"]).uneven
-    balanced = summary["balanced_accuracy"] if uneven else None
-    table.add(cells, *place, value, balanced=balanced)
+    others = ("balanced_accuracy", "balanced"), ("recall", "recall")
+    others = {to: summary[key] for key, to in others} if uneven else {}
+    table.add(cells, *place, value, **others)
     say(
         f"{printable(weights.name)}, {representation}, {protocol.labels} labels, seed {seed}: "
         f"fine-tuned for {protocol.epochs} epochs {100 * value:.2f} % "

@@ -119,8 +119,9 @@ def train(
     classifier.know(photos, labels.split, device, amp)  # what it has seen, for later photos
     summary = run.finish(classifier, labels, scores, log)
     tell(scores.describe(labels.tested_on) if scores else "not tested: no labels are left")
-    if text := str(labels.duplicates or ""):
-        say(text)
+    for text in (scores.warning() if scores else "", str(labels.duplicates or "")):
+        if text:
+            print(text, file=sys.stderr)
     return summary
 
 

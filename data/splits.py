@@ -206,7 +206,8 @@ def _draw(photos: Photos, among: np.ndarray, count: int, seed: int, purpose: str
             return (own,)
         return _rank(seed, purpose, photos.names[leaders[row]]), own
 
-    for index, of_class in enumerate(of_classes):
+    # the smallest class first: it is the one to name
+    for index, of_class in sorted(enumerate(of_classes), key=lambda pair: len(pair[1])):
         quota = count // len(of_classes) + (index < count % len(of_classes))
         if len(of_class) < quota:
             whose = f"class {printable(photos.classes[index])}" if photos.classes else "the source"

@@ -66,6 +66,8 @@ class ClassifierRun(Run):
             )
         if going_on:
             self.load_state(NO_IDENTITY, may_change=set())
+        elif config.resume and not (self.folder / KEPT).exists():
+            self.say(f"note        nothing to resume in {printable(str(self.folder))}: a new run")
 
     def say(self, text: str) -> None:
         self.say_to(text)
@@ -227,6 +229,16 @@ def take_split(config: ClassifierConfig, pretrained: dict | None, photos, flags:
         return
     fingerprint = pretrained["data_fingerprint"]
     same_names = photos.has_names_of(fingerprint)
+    before = pretrained["config"]
+    elsewhere = not same_names and config.data != before.get("data")
+    lost = {key: before.get(key) for key in ("labels", "holdout") if key not in flags}
+    told = ", ".join(f"--{key} {value}" for key, value in lost.items() if value)
+    if elsewhere and told:
+        print(
+            f"note        --data {printable(config.data)} has other photos than "
+            f"{printable(config.init)} learned from, so its {told} is not taken over",
+            file=sys.stderr,
+        )
     if same_names or config.data == pretrained["config"].get("data"):
         _inherit(config, pretrained, flags, ("labels", "holdout", "split_seed"))
         if not photos.is_known_as(fingerprint):

@@ -48,21 +48,24 @@ class Scores:
         """Say them; of uneven classes with balanced accuracy and recalls."""
         images = f"{sum(self.counts) // self.times:,} images ({tested_on})"
         text = f"test accuracy {100 * self.accuracy:.2f} % on {images}"
-        if self.uneven:
-            recalls = ", ".join(
-                f"{printable(name)} {100 * recall:.1f} of {count // self.times:,}"
-                for name, recall, count in zip(self.classes, self.recalls, self.counts, strict=True)
-                if recall is not None
-            )
-            few = len(self.classes) <= MOST_TOLD
-            text += f"\nbalanced     {100 * self.balanced_accuracy:.2f} %"
-            text += f"; recall in %: {recalls}" if few else ""
-            text += f"; {100 * self.chance:.1f} % are of the largest class"
+        return f"{text}\nbalanced     {self.describe_classes()}" if self.uneven else text
+
+    def describe_classes(self) -> str:
+        """Say the balanced accuracy, the recall of each class, and the chance."""
+        recalls = ", ".join(
+            f"{printable(name)} {100 * recall:.1f} of {count // self.times:,}"
+            for name, recall, count in zip(self.classes, self.recalls, self.counts, strict=True)
+            if recall is not None
+        )
+        text = f"{100 * self.balanced_accuracy:.2f} %"
+        text += f"; recall in %: {recalls}" if len(self.classes) <= MOST_TOLD else ""
+        return f"{text}; {100 * self.chance:.1f} % are of the largest class"
+
+    def warning(self) -> str:
+        """Name the classes of which there is no test image; nothing if there are none."""
         missing = [
             printable(name)
             for name, count in zip(self.classes, self.counts, strict=True)
             if not count
         ]
-        if missing:
-            text += f"\nwarning: no test image of {', '.join(missing[:MOST_TOLD])}"
-        return text
+        return f"warning: no test image of {', '.join(missing[:MOST_TOLD])}" if missing else ""

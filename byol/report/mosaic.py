@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.patches import Patch
 from PIL import Image
 
-from byol.report.pictures import DPI, plt
+from byol.report.pictures import DPI, plt  # the first to import matplotlib: it sets the backend
 from byol.report.style import CLASSES, OTHER_CLASSES, plain
 
 MOST_CELLS = 40  # on a side of the map
@@ -103,7 +102,7 @@ def draw_map(
     _write(figure, canvas, 4, 2, title, fontsize=8, weight="bold")
     if legend:
         figure.legend(
-            handles=[Patch(color=colour, label=plain(name)) for name, colour in legend],
+            handles=[plt.Rectangle((0, 0), 1, 1, color=c, label=plain(name)) for name, c in legend],
             loc="upper left", bbox_to_anchor=(0, 1 - LINE / canvas.shape[0]), ncols=4, fontsize=8,
             frameon=False, borderaxespad=0, labelspacing=0.3,
         )  # fmt: skip

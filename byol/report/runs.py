@@ -59,6 +59,7 @@ def read_runs(runs: Path) -> tuple[list[dict], dict[str, list[dict]]]:
             why = f"other {what} than the newest run ({printable(last['init_file'])})"
             leave_out(classifiers, others, why)
         leave_out_other_settings(classifiers)
+        leave_out_repeats(classifiers)
     return classifiers, pretraining
 
 
@@ -86,6 +87,16 @@ def leave_out_other_settings(classifiers: list[dict]) -> None:
             if differing:
                 now = ", ".join(f"{key} {others.get(key)}" for key in differing[:3])
                 leave_out(classifiers, [run], f"trained with {now}, unlike the newest of its kind")
+
+
+def leave_out_repeats(classifiers: list[dict]) -> None:
+    """Take off the older of runs that have the same seeds, too: they are no further seed."""
+    newest: dict[tuple, dict] = {}
+    for run in sorted(classifiers, key=lambda run: run["age"]):
+        keys = "init", "freeze", "seed", "label_seed"
+        newest[tuple(run["summary"].get(key) for key in keys)] = run
+    repeats = [run for run in classifiers if run not in newest.values()]
+    leave_out(classifiers, repeats, "the same seed again")
 
 
 def read_classifier(folder: Path) -> tuple[dict, list[dict]]:

@@ -23,6 +23,7 @@ class Cell:
     values: list[float] = field(default_factory=list)
     l2_strength: list[float] = field(default_factory=list)  # of linear evaluation, as chosen
     balanced: list[float] = field(default_factory=list)  # the mean recall, if classes are uneven
+    recall: list[dict] = field(default_factory=list)  # that of each class, then
 
     def __str__(self) -> str:
         """Write it in per cent: the mean, and the deviation over seeds if there are several."""
@@ -48,6 +49,7 @@ def add(
     value: float,
     l2_strength: float | None = None,
     balanced: float | None = None,
+    recall: dict[str, float] | None = None,
 ) -> None:
     """Add the accuracy of one seed to its cell, of uneven classes also the balanced one."""
     place = (weights, representation, protocol, labels)
@@ -62,6 +64,8 @@ def add(
         cell.l2_strength.append(l2_strength)
     if balanced is not None:
         cell.balanced.append(balanced)
+    if recall is not None:
+        cell.recall.append(recall)
 
 
 def markdown(cells: list[Cell], tested_on: dict[str, str]) -> str:

@@ -33,6 +33,12 @@ def test_the_largest_count_that_works_is_named_and_works(counts, most):
         make_split(photos(*counts), most + 1)
 
 
+def test_the_smallest_class_is_named():
+    """Of both there are too few."""
+    with pytest.raises(UserError, match="of class dog, but only 6 are left; give --labels 13"):
+        make_split(photos(100, 6), 500)
+
+
 def test_a_class_that_is_in_the_test_split_only_is_named():
     with pytest.raises(UserError, match=r"class dog, but only 0 .*outside of the test folder.*0"):
         make_split(photos(9, 0, test=(3, 3)), 4)

@@ -483,7 +483,20 @@ def test_of_uneven_classes_the_table_has_the_balanced_accuracy(world, tmp_path):
             if (a + b) / sum(counts) == pytest.approx(value)
         ]
         assert any((a / counts[0] + b / counts[1]) / 2 == pytest.approx(balanced) for a, b in hits)
-    assert "; balanced " in Path("evaluation/table.md").read_text()
+        (recall,) = cell["recall"]
+        assert sum(recall.values()) / 2 == pytest.approx(balanced)
+    text = Path("evaluation/table.md").read_text()
+    assert "; balanced " in text
+    assert "tested on 10 images (test split, 80.0 % of the largest class)" in text
+
+
+def test_a_test_without_a_class_is_warned_of(world, tmp_path, capsys):
+    folder = cartoon_folder(tmp_path / "none", train=24, test=10)
+    kind = min(path.name for path in (folder / "test").iterdir())
+    shutil.rmtree(folder / "test" / kind)
+    capsys.readouterr()
+    assert judge(world, *FROZEN, "--data", str(folder), files=("classic",)) == 0
+    assert f"warning: no test image of {kind}" in capsys.readouterr().err
 
 
 def test_labels_may_come_from_the_names_and_groups_leave_the_test(world, tmp_path, capsys):

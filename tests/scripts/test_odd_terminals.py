@@ -80,7 +80,7 @@ def test_a_terminal_without_the_letters_gets_escapes():
 def test_the_backend_of_a_notebook_does_not_matter(root):
     backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     done = subprocess.run(
-        [sys.executable, "-c", "import evaluate, plot_losses"], cwd=root,
+        [sys.executable, "-c", "import evaluate, plot_losses, explore"], cwd=root,
         capture_output=True, text=True, env={**os.environ, **backend},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,6 +1,7 @@
 """`plot_losses.py`: what it draws, and what it says of runs that it leaves out."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,22 @@ def test_runs_that_do_not_compare_are_left_out(frozen, capsys):
     assert "other BYOL weights than the newest run" in weights
     assert weights.endswith(": classifier-byol-frozen-seed1")
     assert "seeds" not in captured.out
+
+
+def test_a_run_of_other_settings_and_the_same_seed_again_are_no_further_seeds(frozen, capsys):
+    write_run("other", {**frozen, "seed": 1, "run": {**frozen["run"], "frozen_lr": 0.5}})
+    write_run("once", frozen)
+    write_run("again", frozen)
+    write_run("seed2", {**frozen, "seed": 2})
+    for age, name in enumerate(("other", "once", "again", "seed2")):
+        os.utime(f"runs/{name}/summary.json", (1e9 + age, 1e9 + age))
+    assert plot_losses.main([]) == 0
+    captured = capsys.readouterr()
+    settings, repeats = (line for line in captured.err.splitlines() if line.startswith("left out"))
+    assert "trained with frozen_lr 0.5" in settings
+    assert settings.endswith(": other")
+    assert repeats == "left out, the same seed again: once"
+    assert "(2 seeds)" in captured.out
 
 
 def test_runs_of_earlier_versions_are_read(frozen, narrow_run, capsys):

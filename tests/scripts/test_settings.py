@@ -340,3 +340,10 @@ def test_no_setting_has_a_name_of_an_earlier_version(config_class):
     assert not names & (RENAMED.keys() | set(GONE))
     every = {f.name for c in (PretrainConfig, ClassifierConfig) for f in dataclasses.fields(c)}
     assert set(RENAMED.values()) <= every
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    """As Windows' editors write it."""
+    path = tmp_path / "c.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + b"image_size = 48\n")
+    assert parse(PretrainConfig, ["--config", str(path)])[0].image_size == 48
