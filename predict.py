@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         check_writable(args.out)
     tell_what_lacks(classifier, args.model)
     counts: Counter = Counter()  # photos of each class; "" is for those that are not sure
-    copied: Counter = Counter()
+    copied: Counter = Counter()  # "copied", "there", "lost"
     with table(args.out, args.format, classifier.classes) as write:
         for photo, chances, unlike in predict(classifier, photos, device, amp):
             best = int(np.argmax(chances))
@@ -149,13 +149,14 @@ def open_sorted(path: str) -> Path:
 def copy(photo: StreamedPhoto, folder: Path) -> str:
     """Copy the file of a photo into `folder`, and say "copied" or "there" if it is there already.
 
-    Another file of its name is not overwritten: the copy then gets a number. Raises `UserError`
-    or `OSError` if it cannot be copied.
+    Another file of its name is not overwritten: the copy then gets a number. A file that cannot be
+    read any more is named, and is "lost". Raises `OSError` if there is no place for the copy.
     """
     try:
         blob = photo.read()
     except BadImage as error:  # it was good a moment ago
-        raise UserError(f"{printable(photo.path)} cannot be copied: {error}") from None
+        tqdm.write(f"not copied {printable(photo.path)}: {error}", file=sys.stderr)
+        return "lost"
     name = Path(safe_name(Path(photo.path).name))
     for number in count(1):
         path = folder / (name.name if number == 1 else f"{name.stem}-{number}{name.suffix}")
@@ -203,7 +204,8 @@ def tell(photos: Stream, counts: Counter, copied: Counter, args) -> None:
         lines.append(f"passed over: {photos.passed}")
     if args.sort_into:
         there = f", {copied['there']:,} were there already" if copied["there"] else ""
-        lines.append(f"copied {copied['copied']:,} into {printable(args.sort_into)}{there}")
+        lost = f", {copied['lost']:,} could not be read any more" if copied["lost"] else ""
+        lines.append(f"copied {copied['copied']:,} into {printable(args.sort_into)}{there}{lost}")
     if args.out:
         lines.append(f"wrote {printable(args.out)}")
     say("\n".join(lines))

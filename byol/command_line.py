@@ -227,17 +227,24 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
 
     0 done; 2 with one sentence on stderr, for a `UserError`, a full disk, too little memory, or an
     operation that --deterministic cannot have; 130 interrupted, 143 terminated. No control
-    character of a name gets to the terminal. Output that nobody reads any more stops nothing.
+    character of a name gets to the terminal. Output that nobody reads any more stops nothing. Nor
+    do results that find no room, but the exit code is 2 then.
     """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
+        results = Output(sys.stdout)
         with (
-            contextlib.redirect_stdout(Output(sys.stdout)),
+            contextlib.redirect_stdout(results),
             contextlib.redirect_stderr(Output(sys.stderr)),
         ):
             try:
-                return finish(argv)
+                code = finish(argv)
+                results.flush()
+                if code == 0 and results.full:
+                    print(f"error: {_sentence(results.full)}", file=sys.stderr)
+                    return 2
+                return code
             finally:
                 silence(False)  # --quiet was for this call
 
@@ -264,10 +271,13 @@ class Output:
 
     What can no longer be written is dropped, so that a run goes on. A character that the terminal's
     encoding lacks is written as an escape.
+
+    full: the error of a disk that had no room for the text
     """
 
     def __init__(self, stream):
         self._stream, self._lost = stream, stream is None
+        self.full: OSError | None = None
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
@@ -283,8 +293,9 @@ class Output:
             return
         try:
             act()
-        except OSError:
+        except OSError as error:
             self._lost = True
+            self.full = error if error.errno in NO_ROOM else None
             with contextlib.suppress(OSError, ValueError):  # what is buffered goes nowhere, too
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._stream.fileno())

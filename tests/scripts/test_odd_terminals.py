@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from refusals import fails
 
 import plot_losses
 from byol import files
@@ -51,6 +52,23 @@ def test_a_run_goes_on_when_the_reader_of_its_output_dies(in_tmp, photos, root):
     os.close(reading)
     assert process.wait(timeout=120) == 0
     assert Path("byol.pt").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("lines", [1, 100_000])  # written at the end, or on the way
+def test_results_that_find_no_room_are_an_error_at_the_end(monkeypatch, capsys, lines):
+    done = []
+
+    def main(_argv):
+        for number in range(lines):
+            print("a line of a table", number)
+        done.append(True)
+
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code = command(main)([])
+    fails(capsys, code, "no room to write the output")
+    assert done
 
 
 def test_a_closed_terminal_saves_as_sigterm_does():
