@@ -17,6 +17,7 @@ from byol.evaluation.classifier import Classifier
 from byol.evaluation.folds import Folds
 from byol.run import checkpoint
 from data import open_photos
+from data.stream import Stream
 
 MODEL = "runs/classifier-byol-frozen/classifier.pt"
 
@@ -278,3 +279,14 @@ def test_a_cross_validation_that_was_stopped_goes_on(
     assert whole["temperature"] == stopped["temperature"]
     assert torch.equal(whole["head"]["weight"], stopped["head"]["weight"])
     assert not Path("stopped/folds.npy").exists()
+
+
+def test_a_photo_that_is_gone_before_it_is_copied_is_named_and_stops_nothing(tmp_path, capsys):
+    write_folder(tmp_path / "in", {"a.png": png(0), "b.png": png(1)})
+    done = []
+    for photo in Stream(["in"], (8, 8), lambda *_: None):
+        if not done:
+            Path(photo.path).unlink()
+        done.append(predict.copy(photo, tmp_path / "sorted"))
+    assert done == ["lost", "copied"]
+    assert "not copied in/a.png: cannot be read: No such file" in capsys.readouterr().err
