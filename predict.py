@@ -140,8 +140,16 @@ def writer(file: TextIO, form: str, classes: list[str]) -> Callable:
 
 
 def open_sorted(path: str) -> Path:
-    """Make the folder for copies, marked so that they are not taken for new photos later."""
+    """Make the folder for copies, marked so that they are not taken for new photos later.
+
+    Raises `UserError` for a folder that holds something else: the mark would hide that as well.
+    """
     folder = make_folder(path, "--sort-into")
+    if not (folder / SORTED).exists() and any(folder.iterdir()):
+        raise UserError(
+            f"--sort-into {printable(path)}: this folder holds files that predict.py did not put "
+            "there, and later scripts would pass them over; give a new folder, or an empty one"
+        )
     (folder / SORTED).touch()
     return folder
 

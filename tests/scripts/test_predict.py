@@ -120,6 +120,17 @@ def test_copies_are_sorted_and_nothing_is_moved_or_overwritten(model, photos, tm
     assert (same.parent / f"{same.stem}-2.png").read_bytes() == copies[same]
 
 
+def test_copies_do_not_go_among_other_photos(model, tmp_path, capsys):
+    """The mark of the folder would hide them from later scripts."""
+    inbox = write_folder(tmp_path / "inbox", {"cat/1.png": png(1), "2.png": png(2)})
+    for folder in (inbox, inbox / "cat"):
+        code = predict.main([str(inbox), "--model", model, "--sort-into", str(folder)])
+        fails(capsys, code, f"--sort-into {folder}", "give a new folder")
+    assert sorted(p.name for p in inbox.rglob("*")) == ["1.png", "2.png", "cat"]
+    (tmp_path / "empty").mkdir()
+    assert predict.main([str(inbox), "--model", model, "--sort-into", str(tmp_path / "empty")]) == 0
+
+
 def test_photos_in_an_archive_are_predicted_and_copied(model, tmp_path):
     source = write_zip(tmp_path / "a.zip", {"x/1.png": png(0), "../2.png": png(1)})
     assert predict.main([str(source), "--model", model, "--out", "p.csv", "--sort-into", "s"]) == 0
