@@ -222,11 +222,22 @@ def find_duplicates(args, photos: Photos) -> None:
 
 
 def suggest(args, photos: Photos) -> None:
-    """List photos that are spread over the representation, the one of the most photos first."""
+    """List photos that are spread over the representation, the one of the most photos first.
+
+    If some photos lie in class folders and others in none, those in class folders are left out.
+    """
     count = parse_count(args.count, "--count", 1)
     seed = parse_count(args.seed, "--seed", 0)
-    check_count(count, len(photos.names), "photos")
-    rows, sizes = most_central(args.embedder(photos), count, seed)
+    pool = np.flatnonzero(photos.labels < 0)
+    if 0 < len(pool) < len(photos.names):
+        left_out = len(photos.names) - len(pool)
+        tell(f"{left_out:,} photos that lie in class folders have a label, and are left out")
+        check_count(count, len(pool), "photos without a label")
+    else:
+        pool = np.arange(len(photos.names))
+        check_count(count, len(pool), "photos")
+    rows, sizes = most_central(args.embedder(photos)[pool], count, seed)
+    rows = pool[rows.cpu().numpy()]
     lines = [
         (rank, photos.names[row], size)
         for rank, (row, size) in enumerate(zip(rows.tolist(), sizes.tolist(), strict=True), 1)

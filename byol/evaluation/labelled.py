@@ -163,4 +163,7 @@ def pick_test_images(photos, split, or_none: bool = False) -> tuple[str, np.ndar
             return name, rows
     if or_none:
         return "", np.empty(0, np.int64)
-    raise UserError("no labelled image is left to test on; lower --labels or give --holdout")
+    raise UserError(
+        "no labelled image is left to test on; lower --labels, take the cross-validation of "
+        "train_classifier.py, or pretrain with --holdout"
+    )

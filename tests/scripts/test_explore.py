@@ -142,6 +142,23 @@ def test_suggestions_are_different_photos_and_stand_for_all(table, photos):
     assert table("suggest", photos, "--count", 7, "--seed", 1) != found
 
 
+def test_what_has_a_label_is_not_suggested(table, run, photos, tmp_path, capsys):
+    """Photos in class folders are labelled, if others lie in no folder."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(photos / "train", mixed)
+    for number, path in enumerate(sorted((photos / "test").rglob("*.png"))):
+        shutil.copy(path, mixed / f"{number}.png")
+    flat = {path.name for path in mixed.glob("*.png")}
+    found = table("suggest", mixed, "--count", len(flat))
+    assert {line[1] for line in found[1:]} == flat
+    assert {line[2] for line in found[1:]} == {"1"}
+    assert run("suggest", mixed, "--count", 3) == 0
+    left_out = f"{COUNT - len(flat)} photos that lie in class folders have a label"
+    assert left_out in capsys.readouterr().err
+    code = run("suggest", mixed, "--count", len(flat) + 1)
+    fails(capsys, code, f"there are {len(flat)} photos without a label")
+
+
 def test_a_table_goes_to_a_file_and_pictures_are_drawn(run, photos, capsys):
     query = next(photos.rglob("*.png"))
     for name, flags in (
