@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from byol.command_line import Parser, command
 from byol.config import AMP
-from byol.errors import UserError, printable
+from byol.errors import NO_ROOM, UserError, printable
 from byol.evaluation.classifier import Classifier
 from byol.files import naming, write_atomically, writing
 from byol.hardware.device import set_up, to_device
@@ -34,7 +34,7 @@ from byol.run.checkpoint import check_writable
 from byol.run.folder import make_folder
 from data.decode import BadImage
 from data.kinds import SORTED
-from data.stream import Stream, StreamedPhoto, safe_name
+from data.stream import Stream, StreamedPhoto, safe_name, safe_names
 
 BATCH = 128  # photos at a time
 MOST_TOLD = 20  # classes
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     device, amp = set_up(args.device, args.amp)
     classifier = Classifier.load(args.model, device)
     photos = Stream(args.photos, classifier.stored_shape, tell_broken)
-    folder = open_sorted(args.sort_into) if args.sort_into else None
+    folders = open_sorted(args.sort_into, classifier.classes) if args.sort_into else {}
     if args.out:
         check_writable(args.out)
     tell_what_lacks(classifier, args.model)
@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None) -> None:
             name = classifier.classes[best] if chances[best] >= args.min_confidence else ""
             write(photo.path, name, chances, unlike)
             counts[name] += 1
-            if folder and name:
-                copied[copy(photo, folder / safe_name(name))] += 1
+            if name in folders:
+                copied[copy(photo, folders[name])] += 1
         if not photos.read:
             raise UserError(describe_lack(args.photos, photos))
     tell(photos, counts, copied, args)
@@ -139,10 +139,10 @@ def writer(file: TextIO, form: str, classes: list[str]) -> Callable:
     return write_csv
 
 
-def open_sorted(path: str) -> Path:
-    """Make the folder for copies, marked so that they are not taken for new photos later.
+def open_sorted(path: str, classes: list[str]) -> dict[str, Path]:
+    """Make the folder for copies, and give the folder in it for each class. Those are made later.
 
-    Raises `UserError` for a folder that holds something else: the mark would hide that as well.
+    It is marked, so that the copies are not taken for new photos. Raises `UserError` for a folder that holds something else: the mark would hide that as well.
     """
     folder = make_folder(path, "--sort-into")
     if not (folder / SORTED).exists() and any(folder.iterdir()):
@@ -151,14 +151,14 @@ def open_sorted(path: str) -> Path:
             "there, and later scripts would pass them over; give a new folder, or an empty one"
         )
     (folder / SORTED).touch()
-    return folder
+    return {name: folder / own for name, own in zip(classes, safe_names(classes), strict=True)}
 
 
 def copy(photo: StreamedPhoto, folder: Path) -> str:
     """Copy the file of a photo into `folder`, and say "copied" or "there" if it is there already.
 
     Another file of its name is not overwritten: the copy then gets a number. A file that cannot be
-    read any more is named, and is "lost". Raises `OSError` if there is no place for the copy.
+    read any more is named, and is "lost". Raises `UserError` or `OSError` if it cannot be written.
     """
     try:
         blob = photo.read()
@@ -166,6 +166,19 @@ def copy(photo: StreamedPhoto, folder: Path) -> str:
         tqdm.write(f"not copied {printable(photo.path)}: {error}", file=sys.stderr)
         return "lost"
     name = Path(safe_name(Path(photo.path).name))
+    try:
+        return write_beside(folder, name, blob)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise UserError(
+            f"--sort-into: no copy can be written into {printable(str(folder))} "
+            f"({error.strerror}); make it a folder that can be written to, or give another"
+        ) from None
+
+
+def write_beside(folder: Path, name: Path, blob: bytes) -> str:
+    """Write a file of this name or, if that is taken, with a number; "there" if it is the same."""
     for number in count(1):
         path = folder / (name.name if number == 1 else f"{name.stem}-{number}{name.suffix}")
         if not path.exists():

@@ -323,5 +323,5 @@ def _too_few_to_fold(
     what = "photo" if groups is None else "group of --group-by"
     return UserError(
         f"class {name} has too few labelled photos for cross-validation: each class needs more "
-        f"than one {what}; label more photos of it, or leave the class out"
+        f"than one {what}; label more photos of it, leave the class out, or give --folds 0"
     )

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from data.kinds import PassedOver
 from data.pack import load_all
 from data.sources import KNOWN, Source, find_source
 from data.walk import Item, Loaded, Passed
+
+MOST_BYTES = 200  # of a name in UTF-8; most disks take 255, and a file half-written needs more
 
 
 class StreamedPhoto(NamedTuple):
@@ -127,6 +130,24 @@ def _naming_the_argument() -> Iterator[None]:
 
 
 def safe_name(name: str) -> str:
-    """Make a name for a file or folder of any text: no separator, no control character."""
+    """Make a name for a file or folder of any text: no separator, no control character.
+
+    It has at most `MOST_BYTES`; what is too much is cut in front of the ending.
+    """
     name = printable(name.replace("/", "_").replace("\\", "_").replace(":", "_")).strip(". ")
-    return Path(name).name or "_"
+    ending = Path(name).suffix if len(Path(name).suffix.encode()) < MOST_BYTES // 10 else ""
+    stem = name.removesuffix(ending).encode()[: MOST_BYTES - len(ending.encode())]
+    return stem.decode(errors="ignore") + ending or "_"
+
+
+def safe_names(names: list[str]) -> list[str]:
+    """Make such a name of each text, no two the same: "a/b" and "a_b" give "a_b" and "a_b-2".
+
+    Upper and lower case count as the same, as some disks cannot tell them apart.
+    """
+    made: list[str] = []
+    for name in map(safe_name, names):
+        numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        taken = {other.casefold() for other in made}
+        made.append(next(each for each in numbered if each.casefold() not in taken))
+    return made

@@ -8,7 +8,7 @@ from photo_files import png, pngs, write_folder, write_tar, write_zip
 
 from byol.errors import UserError
 from data import open_photos
-from data.stream import Stream, safe_name
+from data.stream import Stream, safe_name, safe_names
 
 
 def streamed(*paths, broken=None) -> dict:
@@ -84,3 +84,18 @@ def test_only_few_photos_are_in_memory(tmp_path):
 )
 def test_a_class_makes_one_folder_whatever_its_name(name, safe):
     assert safe_name(name) == safe
+
+
+@pytest.mark.parametrize("name", ["a" * 250 + ".png", "ü" * 250 + ".png", "a." + "b" * 300])
+def test_a_long_name_is_cut_in_front_of_its_ending(name):
+    short = safe_name(name)
+    assert 100 < len(short.encode()) <= 200
+    start, ending = (short[:-4], ".png") if name.endswith(".png") else (short, "")
+    assert name.startswith(start)
+    assert short.endswith(ending)
+
+
+def test_two_classes_never_share_a_folder():
+    assert safe_names(["a/b", "a_b", "a_b-2", "A_B", "..", "cat"]) == [
+        "a_b", "a_b-2", "a_b-2-2", "A_B-3", "_", "cat",
+    ]  # fmt: skip

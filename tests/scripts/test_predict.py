@@ -131,6 +131,17 @@ def test_copies_do_not_go_among_other_photos(model, tmp_path, capsys):
     assert predict.main([str(inbox), "--model", model, "--sort-into", str(tmp_path / "empty")]) == 0
 
 
+def test_a_copy_that_cannot_be_written_is_one_sentence(model, tmp_path, capsys):
+    write_folder(tmp_path / "in", {f"{'a' * 250}.png": png(1)})
+    flags = ["in", "--model", model, "--sort-into"]
+    assert predict.main([*flags, "long"]) == 0
+    assert [p.read_bytes() for p in Path("long").rglob("*.png")] == [png(1)]
+    write_folder(tmp_path / "taken", {".byol-sorted": b"", "cat": b"", "dog": b""})  # no folders
+    code = predict.main([*flags, "taken", "--out", "p.csv"])
+    fails(capsys, code, "--sort-into: no copy can be written into", "taken/")
+    assert not Path("p.csv").exists()
+
+
 def test_photos_in_an_archive_are_predicted_and_copied(model, tmp_path):
     source = write_zip(tmp_path / "a.zip", {"x/1.png": png(0), "../2.png": png(1)})
     assert predict.main([str(source), "--model", model, "--out", "p.csv", "--sort-into", "s"]) == 0
