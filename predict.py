@@ -12,6 +12,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from byol.command_line import Parser, command
 from byol.config import AMP
 from byol.errors import NO_ROOM, UserError, printable
 from byol.evaluation.classifier import Classifier
-from byol.files import naming, write_atomically, writing
+from byol.files import naming, remove_half_written, temporary_of, writing
 from byol.hardware.device import set_up, to_device
 from byol.progress import say, silent
 from byol.run.checkpoint import check_writable
@@ -38,6 +39,7 @@ from data.stream import Stream, StreamedPhoto, safe_name, safe_names
 
 BATCH = 128  # photos at a time
 MOST_TOLD = 20  # classes
+COPY = "copy"  # what is written into --sort-into is called so until it is whole
 FIRST = ("file", "class", "confidence", "unlike")  # columns, before one for each class
 
 
@@ -142,7 +144,8 @@ def writer(file: TextIO, form: str, classes: list[str]) -> Callable:
 def open_sorted(path: str, classes: list[str]) -> dict[str, Path]:
     """Make the folder for copies, and give the folder in it for each class. Those are made later.
 
-    It is marked, so that the copies are not taken for new photos. Raises `UserError` for a folder that holds something else: the mark would hide that as well.
+    It is marked, so that the copies are not taken for new photos. Raises `UserError` for a folder
+    that holds something else: the mark would hide that as well.
     """
     folder = make_folder(path, "--sort-into")
     if not (folder / SORTED).exists() and any(folder.iterdir()):
@@ -151,6 +154,7 @@ def open_sorted(path: str, classes: list[str]) -> dict[str, Path]:
             "there, and later scripts would pass them over; give a new folder, or an empty one"
         )
     (folder / SORTED).touch()
+    remove_half_written(folder / COPY)
     return {name: folder / own for name, own in zip(classes, safe_names(classes), strict=True)}
 
 
@@ -178,11 +182,21 @@ def copy(photo: StreamedPhoto, folder: Path) -> str:
 
 
 def write_beside(folder: Path, name: Path, blob: bytes) -> str:
-    """Write a file of this name or, if that is taken, with a number; "there" if it is the same."""
+    """Write a file of this name or, if that is taken, with a number; "there" if it is the same.
+
+    It is whole at any instant, but not flushed to the disk: the photo itself is still there.
+    """
+    folder.mkdir(exist_ok=True)
     for number in count(1):
         path = folder / (name.name if number == 1 else f"{name.stem}-{number}{name.suffix}")
         if not path.exists():
-            write_atomically(path, blob)
+            half_written = temporary_of(folder.parent / COPY)
+            try:
+                with naming(path):
+                    half_written.write_bytes(blob)
+                    os.replace(half_written, path)
+            finally:
+                half_written.unlink(missing_ok=True)
             return "copied"
         if path.is_file() and path.stat().st_size == len(blob) and path.read_bytes() == blob:
             return "there"

@@ -51,10 +51,10 @@ def writing(path: str | Path, keep: Path | None = None) -> Iterator[BinaryIO]:
     `OSError` that names `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_half_written(path)
+        remove_half_written(path)
         file = open(temporary, "wb")  # noqa: SIM115  (closed below)
     try:
         with file:
@@ -71,7 +71,12 @@ def writing(path: str | Path, keep: Path | None = None) -> Iterator[BinaryIO]:
     _flush_folder(path.parent)
 
 
-def _remove_half_written(path: Path) -> None:
+def temporary_of(path: Path) -> Path:
+    """Name the file that becomes `path` once it is whole, if this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_half_written(path: Path) -> None:
     """Remove the temporary files of writes of `path` whose process is dead."""
     name = re.compile(re.escape(f".{path.name}.") + "([1-9][0-9]*)" + re.escape(".tmp"))
     for file in os.listdir(path.parent):
