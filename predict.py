@@ -55,16 +55,24 @@ def main(argv: list[str] | None = None) -> None:
     tell_what_lacks(classifier, args.model)
     counts: Counter = Counter()  # photos of each class; "" is for those that are not sure
     copied: Counter = Counter()  # "copied", "there", "lost"
-    with table(args.out, args.format, classifier.classes) as write:
-        for photo, chances, unlike in predict(classifier, photos, device, amp):
-            best = int(np.argmax(chances))
-            name = classifier.classes[best] if chances[best] >= args.min_confidence else ""
-            write(photo.path, name, chances, unlike)
-            counts[name] += 1
-            if name in folders:
-                copied[copy(photo, folders[name])] += 1
-        if not photos.read:
-            raise UserError(describe_lack(args.photos, photos))
+    try:
+        with table(args.out, args.format, classifier.classes) as write:
+            for photo, chances, unlike in predict(classifier, photos, device, amp):
+                best = int(np.argmax(chances))
+                name = classifier.classes[best] if chances[best] >= args.min_confidence else ""
+                write(photo.path, name, chances, unlike)
+                counts[name] += 1
+                if name in folders:
+                    copied[copy(photo, folders[name])] += 1
+            if not photos.read:
+                raise UserError(describe_lack(args.photos, photos))
+    except KeyboardInterrupt:
+        if not copied["copied"]:
+            raise
+        raise KeyboardInterrupt(
+            f"{copied['copied']:,} photos are copied into {args.sort_into} already; run the "
+            "command again, and they are not copied twice"
+        ) from None
     tell(photos, counts, copied, args)
 
 

@@ -145,6 +145,26 @@ def test_a_copy_does_not_list_its_folder(tmp_path, monkeypatch):
     assert sorted(real(tmp_path / "sorted")) == [".byol-sorted", "cat"]
 
 
+def test_an_interrupt_tells_what_is_copied(model, photos, capsys, monkeypatch):
+    real, calls = os.replace, []
+
+    def replace(*paths):
+        calls.append(paths)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(*paths)
+
+    flags = [str(photos), "--model", model, "--out", "p.csv", "--sort-into", "sorted"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        assert predict.main(flags) == 130
+    assert "interrupted: 2 photos are copied into sorted already" in capsys.readouterr().err
+    assert len(list(Path("sorted").rglob("*.png"))) == 2
+    assert not Path("p.csv").exists()
+    assert predict.main(flags) == 0
+    assert "2 were there already" in capsys.readouterr().err
+
+
 def test_a_copy_that_cannot_be_written_is_one_sentence(model, tmp_path, capsys):
     write_folder(tmp_path / "in", {f"{'a' * 250}.png": png(1)})
     flags = ["in", "--model", model, "--sort-into"]
