@@ -28,7 +28,7 @@ def save_picture(figure: plt.Figure, path: Path) -> Path:
         warnings.simplefilter("always")
         figure.savefig(blob, dpi=DPI, format=kind)
     plt.close(figure)
-    if any("missing from font" in str(warning.message) for warning in raised):
+    if any("missing from" in str(warning.message) for warning in raised):  # the font
         print(
             f"{path.name}: the font of the pictures lacks letters of some names; they are drawn as "
             "boxes",
