@@ -72,6 +72,8 @@ def strip(blob: bytes) -> Stripped:
 
 def orientation(exif: bytes, xmp: bytes = b"") -> int:
     """Read the orientation of EXIF data, else of XMP; 0 if it is absent or damaged."""
+    if not exif and not xmp:
+        return 0
     try:
         exif = re.sub(rb"^(Exif\0\0){1,2}", b"", exif)
         order = {b"II": "<", b"MM": ">"}[exif[:2]]
