@@ -104,6 +104,7 @@ class Folds:
             "repeats": repeats,
             "accuracy": statistics.mean(accuracies),
             "std": statistics.stdev(accuracies) if repeats > 1 else None,
+            "standard_error": self.standard_error(),
             "expected_calibration_error": calibration_error(
                 self.scores.flatten(0, 1) / self.temperature(), self.truth.repeat(repeats)
             ),
@@ -111,9 +112,16 @@ class Folds:
 
     def describe(self) -> str:
         """Say the accuracy."""
-        accuracies = [100 * value for value in self.accuracies()]
-        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-        return f"cross-validation {statistics.mean(accuracies):.2f}{spread} % ({self})"
+        mean = statistics.mean(self.accuracies())
+        text = f"cross-validation {100 * mean:.2f} % ({self})"
+        if len(self.folds) > 1:
+            text += f", ± {100 * statistics.stdev(self.accuracies()):.2f} between the times"
+        return f"{text}; ± {100 * self.standard_error():.1f} for {len(self.truth):,} images"
+
+    def standard_error(self) -> float:
+        """Estimate the deviation of the accuracy over other images of this number."""
+        mean = statistics.mean(self.accuracies())
+        return (mean * (1 - mean) / len(self.truth)) ** 0.5
 
 
 class Silent:

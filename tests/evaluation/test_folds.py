@@ -42,8 +42,10 @@ def test_accuracy_is_the_mean_of_the_repeats_and_each_image_counts_once_in_words
     scores = folds.scored()
     assert scores.confusion == [[4, 0], [1, 3]]
     assert "4 images (cross-validation)" in scores.describe("cross-validation")
+    assert summary["standard_error"] == pytest.approx((0.875 * 0.125 / 4) ** 0.5)
     assert folds.describe() == (
-        "cross-validation 87.50 ± 17.68 % (2 folds of 4 labelled images, 2 times)"
+        "cross-validation 87.50 % (2 folds of 4 labelled images, 2 times), ± 17.68 between the "
+        "times; ± 16.5 for 4 images"
     )
 
 
