@@ -151,3 +151,21 @@ def agreements(images, sizes: np.ndarray, candidates: Tensor) -> Tensor:
         scores = [views @ each.transpose(1, 2) for each in (others, mirrored)]  # (B, R, K)
         best[at : at + BATCH] = torch.maximum(*scores).amax(1)
     return best
+
+
+def pair_agreements(photos, pairs: np.ndarray) -> np.ndarray:
+    """Compare pairs of photos, int64 (P, 2), by their pixels, as `agreements` does: (P,).
+
+    A region of either is compared with the whole of the other.
+    """
+    found = np.empty(len(pairs))
+    for at in range(0, len(pairs), BATCH):
+        some = pairs[at : at + BATCH]
+        both = [upright(photos.images[rows], photos.sizes[rows]) for rows in some.T]
+        scores = []
+        for one, other in (both, both[::-1]):
+            views = torch.cat([describe(one, side) for side in SCALES], dim=1)  # (B, R, 256)
+            for whole in (other, other.flip(2)):
+                scores.append((views @ describe(whole).mT).amax((1, 2)))
+        found[at : at + BATCH] = torch.stack(scores).amax(0)
+    return found

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from byol.errors import printable
+from byol.evaluation.duplicates import AGREEMENT, pair_agreements
 from byol.evaluation.features import FeatureExtractor, Standardise
 from byol.evaluation.similarity import near_duplicates
 
 NEAR = 0.95  # cosine of standardised features, from which photos are near-duplicates
+MOST_COMPARED = 10_000  # pairs of photos, by their pixels
 MOST_MIRRORED = 5_000  # training images, of which mirrored copies are looked for as well
 
 
@@ -43,11 +45,15 @@ class Duplicates:
             rows = np.concatenate([train_rows, train_rows])
         bank, asked = bank[:, : encoder.dim], asked[:, : encoder.dim]
         standardise = Standardise(torch.cat([bank, asked]), [encoder.dim])
-        found: dict[int, int] = {}
+        alike = [np.empty((0, 2), np.int64)]
         for pairs in near_duplicates(standardise(asked), standardise(bank), NEAR):
-            for at, of in pairs.tolist():
-                found.setdefault(int(test_rows[at]), int(rows[of]))
-        self.pairs = {row: found[row] for row in test_rows.tolist() if row in found}
+            at, of = pairs.T.cpu().numpy()
+            alike.append(np.stack([test_rows[at], rows[of]], axis=1))
+        pairs = np.unique(np.concatenate(alike), axis=0)[:MOST_COMPARED]
+        # what an encoder takes for the same may be two black cats: the pixels decide
+        same = pairs[pair_agreements(photos, pairs) >= AGREEMENT]
+        of_test = dict(same.tolist())
+        self.pairs = {row: of_test[row] for row in test_rows.tolist() if row in of_test}
 
     def summary(self) -> dict:
         """Give the figures for `summary.json`."""

@@ -13,6 +13,7 @@ from byol.evaluation.duplicates import (
     connected,
     describe,
     find_groups,
+    pair_agreements,
     upright,
     windows,
 )
@@ -120,3 +121,12 @@ def test_a_tall_photo_that_is_stored_transposed_is_upright():
     line = torch.zeros(8, 8)
     line[2] = 200
     assert torch.equal(grey, torch.stack([line, line]))
+
+
+def test_pairs_agree_as_in_the_comparison_of_all():
+    """PICTURES: 2 is 0 mirrored, 3 and 5 are crops of 1."""
+    photos = SimpleNamespace(images=PICTURES, sizes=SIZES)
+    pairs = np.array([(0, 2), (2, 0), (1, 3), (3, 1), (5, 1), (0, 1), (4, 3)])
+    found = pair_agreements(photos, pairs)
+    assert (found[:5] > 0.97).all()
+    assert (found[5:] < 0.9).all()
