@@ -19,7 +19,6 @@ import io
 import json
 import multiprocessing
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -107,7 +106,7 @@ def memory_of_training(path: str, store_size: int, steps: int, folder: Path) -> 
             mapped = int(lines.get("RssFile", "0 kB").split()[0])
             peak = max(peak, anonymous)
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # SIGINT is ignored by what a shell runs in the background
         process.wait(60)
     finally:
         process.kill()
