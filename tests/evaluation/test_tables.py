@@ -1,6 +1,9 @@
 """The tables, against figures worked out by hand."""
 
+import pytest
+
 from byol.report import table
+from byol.report.pictures import draw_accuracy, plt
 from byol.report.table import Cell, mean_and_deviation
 
 
@@ -50,3 +53,12 @@ def test_of_uneven_classes_the_balanced_accuracy_stands_beside_the_other():
     for value, balanced in ((0.5, 0.25), (0.7, 0.35)):
         table.add(cells, "random", "avgpool", "knn", "8", value, balanced=balanced)
     assert str(cells[0]) == "60.0 ± 14.1 (2); balanced 30.0 ± 7.1 (2)"
+
+
+def test_the_line_of_chance_is_the_share_of_the_largest_class():
+    summary = {"test_accuracy": 0.95, "chance": 0.94, "classes": ["cat", "dog"], "data": "photos",
+               "labels": 12, "image_size": 32}  # fmt: skip
+    figure = draw_accuracy({("random", True): [{"summary": summary}]})
+    lines = [line.get_ydata() for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert [list(line) for line in lines] == [pytest.approx([94, 94])]
+    plt.close(figure)

@@ -108,3 +108,14 @@ def test_bad_input_is_one_sentence(encoder_file, classify, capsys, tmp_path):
     for index in range(12):
         Image.new("RGB", (40, 40), (index, 0, 0)).save(one / f"{index}.png")
     fails(capsys, classify("--data", "one", "--image-size", "32", "--labels", "4"), "class")
+
+
+def test_resume_begins_anew_if_there_is_nothing_and_says_so(
+    narrow_encoder, photos, classify, capsys
+):
+    flags = ["--data", str(photos), "--labels", "8", "--image-size", "32", "--freeze", "--resume"]
+    assert classify(*flags) == 0
+    said = "nothing to resume in runs/classifier-random-frozen: a new run"
+    assert said in capsys.readouterr().err
+    assert classify(*flags) == 0
+    assert "holds this run, finished" in capsys.readouterr().err
