@@ -76,13 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     out = make_folder(args.out, "--out")
     _lock = lock_run_folder(out, "--out")  # until main ends
     clear_half_written(out)
-    photos = open_photos(
-        config.data,
-        config.stored_side,
-        **config.labelling,
-        skip_broken=config.skip_broken,
-        progress=not silent(),
-    )
+    photos = open_photos(**config.reading, progress=not silent())
     take_split(config, judged[0].pretrained, photos, given)  # that of all is that of the first
     config = dataclasses.replace(config, init="random")
     random = Weights("random", config)

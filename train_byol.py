@@ -46,13 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     run = Run.open(config, flags, start)  # its folder, locked; its last state with --resume
 
     # ---- photos
-    photos = open_photos(
-        config.data,
-        config.stored_side,
-        **config.labelling,
-        skip_broken=config.skip_broken,
-        progress=not silent(),
-    )
+    photos = open_photos(**config.reading, progress=not silent())
     run.check_same_photos(photos)
     labels = config.labels if photos.classes else 0
     split = make_split(photos, labels, config.holdout, config.split_seed)

@@ -49,13 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         take_settings(config, pretrained, flags)
         checkpoint.load_encoder(pretrained, config.init)  # raises before the photos are packed
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
-    photos = open_photos(
-        config.data,
-        config.stored_side,
-        **config.labelling,
-        skip_broken=config.skip_broken,
-        progress=not silent(),
-    )
+    photos = open_photos(**config.reading, progress=not silent())
     take_split(config, pretrained, photos, flags)
     try:
         for seed in range(config.seed, config.seed + config.seeds):
@@ -93,14 +87,14 @@ def train(
     # ---- encoder, head, and what a frozen encoder shows to the head
     classifier = build(config, pretrained, photos, device)
     extract = classifier.extractor(device, amp)
-    rows = labels.train if config.freeze else some_rows(labels.train)
-    features = extract(classifier.encoder, photos, rows)
-    seen = rows, features
     say(describe_run(config, classifier, schedule, describe(device, amp)))
-    if not config.freeze:
-        features = None  # they change
-        if len(labels.test):
-            labels.find_duplicates(extract, classifier.encoder, seen)
+    features = None  # of a full model they change
+    if config.freeze:
+        features = extract(classifier.encoder, photos, labels.train)
+    elif len(labels.test):
+        rows = some_rows(labels.train)
+        seen = rows, extract(classifier.encoder, photos, rows)
+        labels.find_duplicates(extract, classifier.encoder, seen)
 
     # ---- cross-validation: how good it will be, and how sure it may be; then the classifier itself
     if labels.folds:
@@ -110,11 +104,12 @@ def train(
     # ---- the test, once, with the weights of the last epoch
     scores = labels.folds.scored() if labels.folds else None
     if len(labels.test):
-        features = extract(classifier.encoder, photos, labels.test, what="test images")
+        tested = extract(classifier.encoder, photos, labels.test, what="test images")
         if config.freeze:
-            labels.find_duplicates(extract, classifier.encoder, seen, features)
+            seen = labels.train, features
+            labels.find_duplicates(extract, classifier.encoder, seen, tested)
         truth = labels.truth(labels.test, device)
-        confusion = confusion_matrix(classifier.folded_head(), features, truth)
+        confusion = confusion_matrix(classifier.folded_head(), tested, truth)
         scores = Scores(confusion, photos.classes)
     classifier.know(photos, labels.split, device, amp)  # what it has seen, for later photos
     summary = run.finish(classifier, labels, scores, log)

@@ -163,9 +163,11 @@ class Shared:
     )
 
     @property
-    def labelling(self) -> dict:
-        """What `open_photos` must know to find labels and groups."""
-        return {key: getattr(self, key) for key in (*NAMING, "group_by")}
+    def reading(self) -> dict:
+        """What `open_photos` must know: which photos, how large, where labels and groups are."""
+        keys = *NAMING, "group_by", "skip_broken"
+        of_settings = {key: getattr(self, key) for key in keys}
+        return {"source": self.data, "store_size": self.stored_side, **of_settings}
 
     @property
     def stored_side(self) -> int:

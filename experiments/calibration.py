@@ -19,6 +19,7 @@ from torch import Tensor
 
 from byol.command_line import command
 from byol.evaluation.classifier import Classifier
+from byol.evaluation.familiar import spread
 from byol.evaluation.folds import calibration_error
 from byol.hardware.device import pick_amp, pick_device
 from data import make_split, open_photos
@@ -42,13 +43,13 @@ def main(argv: list[str] | None = None) -> None:
     extract = classifier.extractor(device, pick_amp("auto", device))
 
     def features_of(photos, rows: np.ndarray) -> Tensor:
-        return extract(classifier.encoder, photos, some(rows), photos.source)
+        return extract(classifier.encoder, photos, spread(rows, MOST), photos.source)
 
     photos = open_photos(args.data, classifier.stored_shape[0])
     split = make_split(photos, args.labels, args.holdout)
     rows = split.holdout if args.holdout else split.hidden
     features = features_of(photos, rows)
-    truth = torch.from_numpy(photos.labels[some(rows)]).to(device)
+    truth = torch.from_numpy(photos.labels[spread(rows, MOST)]).to(device)
     scores = classifier.folded_head()(features).detach()
     right = (scores.argmax(1) == truth).double().mean().item()
     print(f"| {len(truth):,} photos of {args.data} | |\n|---|---|")
@@ -66,11 +67,6 @@ def main(argv: list[str] | None = None) -> None:
         share = 100 * auc(inside, outside)
         print(f"| {source}, more unlike than a photo of --data, % | {share:.1f} |")
         print(f"| the same, above 0.95, % | {100 * (outside > 0.95).double().mean():.1f} |")
-
-
-def some(rows: np.ndarray) -> np.ndarray:
-    """Pick at most `MOST` of the rows, evenly spread."""
-    return rows[np.linspace(0, len(rows) - 1, min(MOST, len(rows))).astype(np.int64)]
 
 
 def auc(inside: Tensor, outside: Tensor) -> float:

@@ -77,9 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = checkpoint.fingerprint_of(pretrained["encoder"])[:12]  # a file may be written anew
     ways = read_list(Path(args.list), ("name",))
     check_ways(ways, Path(args.list))
-    photos = open_photos(
-        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
-    )
+    photos = open_photos(**config.reading)
     table = Path(args.out)
     for way in ways:
         if args.only and way["name"] not in args.only:

@@ -190,9 +190,7 @@ def judge(encoder: Encoder, config: PretrainConfig, sizes: list[int]) -> list[di
     device = pick_device(config.device)
     amp = pick_amp(config.amp, device)
     prepare(encoder, device)
-    photos = open_photos(
-        config.data, config.stored_side, **config.labelling, skip_broken=config.skip_broken
-    )
+    photos = open_photos(**config.reading)
     draws = [
         make_split(photos, config.labels, config.holdout, config.split_seed, label_seed).labelled
         for label_seed in DRAWS

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from byol.evaluation.features import Standardise
 from byol.evaluation.similarity import nearest
+from byol.views.render import lie_transposed
 
 AGREEMENT = 0.96  # correlation from which two photos are the same
 CANDIDATES = 20  # neighbours of each photo that are compared by their pixels
@@ -125,8 +126,8 @@ def upright(images: np.ndarray, sizes: np.ndarray) -> Tensor:
     if height == width:
         return grey
     grey = F.interpolate(grey[:, None], (height, height), mode="area")[:, 0]
-    tall = torch.from_numpy(np.asarray(sizes[:, 0] > sizes[:, 1]))
-    return torch.where(tall[:, None, None], grey.mT, grey)
+    turned = torch.from_numpy(lie_transposed(sizes, (height, width)))
+    return torch.where(turned[:, None, None], grey.mT, grey)
 
 
 def agreements(images, sizes: np.ndarray, candidates: Tensor) -> Tensor:

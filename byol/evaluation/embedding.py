@@ -38,7 +38,7 @@ class Embedder:
 
     def __init__(self, path: str | Path, device: torch.device, amp: torch.dtype | None):
         """Read the encoder. Raises `UserError` for a file that holds none."""
-        content = _read(path)
+        content = {"config": {}, **checkpoint.load_any(path)}
         self.config = ClassifierConfig(init=str(path))
         take_settings(self.config, content, set())
         self.encoder = prepare(checkpoint.load_encoder(content, path), device)
@@ -71,16 +71,3 @@ class Embedder:
         )  # fmt: skip
         what = "features of mirror images" if mirrored else "features"
         return extract(self.encoder, photos, np.arange(len(photos.sizes)), what)
-
-
-def _read(path: str | Path) -> dict:
-    """Read an encoder, the state of an unfinished pretraining, or a classifier.
-
-    Raises `UserError` for anything else.
-    """
-    try:
-        content = checkpoint.load(path, checkpoint.CLASSIFIER)
-    except UserError:
-        return checkpoint.load_pretrained(path)
-    content.setdefault("config", {})
-    return content

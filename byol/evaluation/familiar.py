@@ -81,10 +81,11 @@ def _factors(distances: Tensor, of_neighbours: Tensor) -> Tensor:
 
 def some_known(labelled: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
     """Pick at most `MOST` rows: of the labelled first, then of the others, evenly spread."""
-    some = _spread(labelled, MOST)
-    return np.sort(np.concatenate([some, _spread(unlabelled, MOST - len(some))]))
+    some = spread(labelled, MOST)
+    return np.sort(np.concatenate([some, spread(unlabelled, MOST - len(some))]))
 
 
-def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+def spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """Pick at most `most` of the rows, evenly spread."""
     places = np.linspace(0, len(rows) - 1, min(most, len(rows)))
     return rows[places.astype(np.int64)]

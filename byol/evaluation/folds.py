@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from byol.errors import Stopped, UserError
+from byol.evaluation.features import count_pairs
 from byol.evaluation.scores import Scores
 from byol.files import write_atomically
 from byol.run.checkpoint import all_finite
@@ -87,10 +88,9 @@ class Folds:
 
     def scored(self) -> Scores:
         """Score the images; each counts once for each repeat."""
-        classes = len(self.classes)
-        cells = (self.truth * classes + self.scores.argmax(2)).flatten()
-        confusion = torch.bincount(cells, minlength=classes**2).view(classes, classes)
-        return Scores(confusion.tolist(), self.classes, len(self.folds))
+        found, truth = self.scores.argmax(2), self.truth.expand(self.folds.shape)
+        confusion = count_pairs(truth.flatten(), found.flatten(), len(self.classes))
+        return Scores(confusion, self.classes, len(self.folds))
 
     def temperature(self) -> float:
         """Find the temperature by which the scores become calibrated probabilities."""

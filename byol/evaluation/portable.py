@@ -23,10 +23,7 @@ def load_encoder(path: str | Path) -> Encoder:
     It has `image_size`, `mean`, `std` and `channels` ("colour" or "grey"): what it wants to see.
     Raises `UserError` if the file is missing, damaged, or something else.
     """
-    if checkpoint.kind_of(path) == checkpoint.CLASSIFIER:
-        content = checkpoint.load(path, checkpoint.CLASSIFIER)
-    else:
-        content = checkpoint.load_pretrained(path)
+    content = checkpoint.load_any(path)
     encoder = checkpoint.load_encoder(content, path).eval()
     for key in ("image_size", "mean", "std"):
         setattr(encoder, key, content[key])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from byol.report.pictures import DPI, plt  # the first to import matplotlib: it sets the backend
 from byol.report.style import CLASSES, OTHER_CLASSES, plain
+from byol.views.render import lie_transposed
 
 MOST_CELLS = 40  # on a side of the map
 THUMB, FRAME, GAP = 48, 3, 2  # pixels
@@ -34,7 +35,7 @@ def thumbnail(stored: np.ndarray, size: np.ndarray, side: int) -> np.ndarray:
     size: height and width. In a store that is no square, a photo that is taller than wide lies
     transposed. Returns uint8 (h, w, 3), upright.
     """
-    if stored.shape[1] != stored.shape[2] and size[0] > size[1]:
+    if lie_transposed(np.asarray(size)[None], stored.shape[1:])[0]:
         stored = stored.transpose(0, 2, 1)
     height, width = (max(1, round(side * int(n) / max(size))) for n in size)
     image = Image.fromarray(np.ascontiguousarray(stored.transpose(1, 2, 0)))

@@ -243,6 +243,14 @@ def load_pretrained(path: str | Path) -> dict:
     return {"kind": ENCODER, "encoder": weights, **shared, **about}
 
 
+def load_any(path: str | Path) -> dict:
+    """Read what holds an encoder: `byol.pt`, `last.pt` or `classifier.pt`.
+
+    Raises `UserError` for anything else, as `load` does.
+    """
+    return load(path, CLASSIFIER) if kind_of(path) == CLASSIFIER else load_pretrained(path)
+
+
 def encoder_weights(encoder: Encoder) -> dict[str, torch.Tensor]:
     """Copy the encoder's state to the CPU, under the names of torchvision's ResNet."""
     return {k: v.detach().cpu().contiguous().clone() for k, v in encoder.state_dict().items()}

@@ -45,6 +45,14 @@ WIDTHS = {  # how many columns of `numbers` hold what
 }
 
 
+def lie_transposed(sizes: np.ndarray, stored: tuple[int, int]) -> np.ndarray:
+    """Tell which photos of `sizes` (N, 2), heights and widths, a store holds transposed: bool (N,).
+
+    Those that are taller than wide, if the `stored` height and width differ.
+    """
+    return (sizes[:, 0] > sizes[:, 1]) & (stored[0] != stored[1])
+
+
 def plan_views(draws: Draws, stored: tuple[int, int], view_side: int) -> Plan:
     """Work out the numbers of each image; images that need the same operations come together.
 
@@ -52,7 +60,7 @@ def plan_views(draws: Draws, stored: tuple[int, int], view_side: int) -> Plan:
     that is taller than wide was transposed first, and its two axes change places in the plan.
     """
     count, (height, width) = len(draws.crop), stored
-    turned = (draws.sizes[:, 0] > draws.sizes[:, 1]) & (height != width)
+    turned = lie_transposed(draws.sizes, stored)
     sides = np.where(turned[:, None], (width, height), (height, width))  # of the photo's own axes
     start = draws.crop[:, :2] * sides / draws.sizes
     extent = draws.crop[:, 2:] * sides / draws.sizes

@@ -167,7 +167,7 @@ def test_two_settings_that_say_which_photos_are_labelled_are_refused(config_clas
         for key in (one, other):
             argv += ["--" + key.replace("_", "-"), said[key]]
         if {one, other} == {"labelled", "classes_at"}:
-            assert parse(config_class, argv)[0].labelling["labelled"] == "a"
+            assert parse(config_class, argv)[0].reading["labelled"] == "a"
         else:
             assert "exclude each other" in refused(*argv, config_class=config_class)
 
