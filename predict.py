@@ -28,6 +28,7 @@ from byol.command_line import Parser, command
 from byol.config import AMP
 from byol.errors import NO_ROOM, UserError, printable
 from byol.evaluation.classifier import Classifier
+from byol.evaluation.familiar import looks_of
 from byol.files import naming, remove_half_written, temporary_of, writing
 from byol.hardware.device import set_up, to_device
 from byol.progress import say, silent
@@ -86,11 +87,11 @@ def predict(
         for batch in in_batches(photos):
             images = to_device(np.stack([photo.pixels for photo in batch]), device)
             sizes = np.array([(photo.height, photo.width) for photo in batch])
-            features = extract.of_batch(classifier.encoder, images, sizes)
+            features, looks = looks_of(extract, classifier.encoder, images, sizes)
             extract.check_finite(features, "features")
             chances = classifier.probabilities(features).tolist()
             known = classifier.familiar
-            unlike = known.unlike(features).tolist() if known else [None] * len(batch)
+            unlike = known.unlike(looks).tolist() if known else [None] * len(batch)
             yield from zip(batch, chances, unlike, strict=True)
             bar.update(len(batch))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from byol.command_line import command
 from byol.evaluation.classifier import Classifier
-from byol.evaluation.familiar import spread
+from byol.evaluation.familiar import looks_of_rows, spread
 from byol.evaluation.folds import calibration_error
 from byol.hardware.device import pick_amp, pick_device
 from data import make_split, open_photos
@@ -45,6 +45,10 @@ def main(argv: list[str] | None = None) -> None:
     def features_of(photos, rows: np.ndarray) -> Tensor:
         return extract(classifier.encoder, photos, spread(rows, MOST), photos.source)
 
+    def unlike(photos, rows: np.ndarray) -> Tensor:
+        looks = looks_of_rows(extract, classifier.encoder, photos, spread(rows, MOST))
+        return classifier.familiar.unlike(looks)
+
     photos = open_photos(args.data, classifier.stored_shape[0])
     split = make_split(photos, args.labels, args.holdout)
     rows = split.holdout if args.holdout else split.hidden
@@ -57,13 +61,13 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in (("1", 1.0), (f"{classifier.temperature:.2f}", classifier.temperature)):
         error = calibration_error(scores / value, truth)
         print(f"| calibration error at temperature {name}, points | {100 * error:.2f} |")
-    inside = classifier.familiar.unlike(features)
+    inside = unlike(photos, rows)
     print(f"| `unlike` above 0.95, % | {100 * (inside > 0.95).double().mean():.1f} |")
     for source in args.others:
         others = open_photos(source, classifier.stored_shape[0])
         out = [i for i, name in enumerate(others.classes) if name in args.leave_out]
         rows = np.flatnonzero(~np.isin(others.labels, out))
-        outside = classifier.familiar.unlike(features_of(others, rows))
+        outside = unlike(others, rows)
         share = 100 * auc(inside, outside)
         print(f"| {source}, more unlike than a photo of --data, % | {share:.1f} |")
         print(f"| the same, above 0.95, % | {100 * (outside > 0.95).double().mean():.1f} |")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from byol.config import ClassifierConfig, check, inherit
 from byol.encoder import Encoder, check_inner_blocks
 from byol.errors import UserError, printable
-from byol.evaluation.familiar import Familiar, some_known
+from byol.evaluation.familiar import BLOCK, Familiar, looks_of_rows, some_known
 from byol.evaluation.features import FeatureExtractor, RunningStandardise, Standardise, combine
 from byol.hardware.device import autocast
 from byol.hardware.step import prepare
@@ -145,8 +145,9 @@ class Classifier(nn.Module):
     def know(self, photos, split, device: torch.device, amp: torch.dtype | None) -> None:
         """Know the photos of training again, or some of them, if there are two or more."""
         rows = some_known(split.labelled, split.unlabelled)
-        features = self.extractor(device, amp)(self.encoder, photos, rows, what="known photos")
-        self.familiar = Familiar.of(features, list(self.widths.values()))
+        self.familiar = Familiar.of(
+            looks_of_rows(self.extractor(device, amp), self.encoder, photos, rows)
+        )
 
     def save(self, path: str | Path, config: dict) -> None:
         """Write the classifier, its scaling folded into the head. config: all its settings."""
@@ -158,7 +159,7 @@ class Classifier(nn.Module):
             "stored_shape": list(self.stored_shape) if self.stored_shape else None,
             "inner_blocks": self.inner_blocks,
             "temperature": self.temperature,
-            "familiar": self.familiar.state_dict() if self.familiar else None,
+            "looks": self.familiar.state_dict() if self.familiar else None,
             "config": config,
         }
         checkpoint.save(path, checkpoint.CLASSIFIER, content)
@@ -197,11 +198,12 @@ class Classifier(nn.Module):
         if not (type(height) is type(width) is int and 0 < height <= width <= MOST_WIDE):
             raise ValueError
         self.stored_shape = height, width
-        self.temperature, state = content.get("temperature"), content.get("familiar")
+        self.temperature, state = content.get("temperature"), content.get("looks")
         if not (self.temperature is None or _is_temperature(self.temperature)):
             raise UserError(f"it has an impossible temperature, {self.temperature!r}")
         if state:
-            width, (known, of_known) = self.head.in_features, state["known"].shape
+            width = 2 * self.encoder.widths({BLOCK: 1})[BLOCK]
+            known, of_known = state["known"].shape
             fits = state["mean"].shape == state["scale"].shape == (width,) and of_known == width
             lists = state["distances"].shape == state["factors"].shape == (known,)
             if not (fits and lists and known > 1):

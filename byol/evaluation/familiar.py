@@ -1,24 +1,59 @@
-"""How unlike the photos of training another photo is, by its nearest neighbours among them."""
+"""How unlike the photos of training another photo looks, by its nearest neighbours among them."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from byol.evaluation.features import Standardise
+from byol.encoder import Encoder
+from byol.evaluation.features import BATCH, FeatureExtractor, Standardise
+from byol.hardware.batches import gather
 
 MOST = 1_000  # photos of training that are kept
-NEIGHBOURS = 5
+NEIGHBOURS = 10
+# The later the block, the more it tells what is on a photo, and the less how the photo is made: a
+# drawing of a cat has all that a classifier of cats looks for.
+BLOCK = "layer1.0"
+
+
+def looks_of(
+    extract: FeatureExtractor, encoder: Encoder, images: Tensor, sizes: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Compute features (N, width) as `extract.of_batch` does, and on the way how the photos look.
+
+    Looks are the mean and the deviation of each channel of `BLOCK` over its map: (N, 2 C), float32.
+    With these statistics the style of a picture can be told and changed (Huang and Belongie, arXiv
+    1703.06868).
+    """
+    maps: list[Tensor] = []
+    block = encoder.get_submodule(BLOCK)
+    handle = block.register_forward_hook(lambda _block, _images, result: maps.append(result))
+    try:
+        features = extract.of_batch(encoder, images, sizes)
+    finally:
+        handle.remove()
+    deviation, mean = torch.std_mean(maps[0].float(), dim=(2, 3))
+    return features, torch.cat([mean, deviation], dim=1)
+
+
+def looks_of_rows(extract: FeatureExtractor, encoder: Encoder, photos, rows: np.ndarray) -> Tensor:
+    """Compute the looks (len(rows), 2 C) of `rows` of `photos`. The encoder's mode stays."""
+    was_training = encoder.training
+    encoder.eval()
+    looks = [
+        looks_of(extract, encoder, gather(photos.images, some, extract.device), photos.sizes[some])
+        for some in np.split(rows, range(BATCH, len(rows), BATCH))
+    ]
+    encoder.train(was_training)
+    return torch.cat([of_batch for _, of_batch in looks])
 
 
 class Familiar:
-    """Knows some photos of training by their features.
+    """Knows some photos of training by their looks.
 
     A photo's distance is the mean Euclidean distance to its `NEIGHBOURS` nearest among them, in
-    features that are standardised by them. Its outlier factor is this distance as a multiple of
+    looks that are standardised by them. Its outlier factor is this distance as a multiple of
     the same of these neighbours: the local outlier factor (Breunig et al., SIGMOD 2000), without
     its smoothing. The distance alone misleads: plain pictures lie close to everything.
     """
@@ -34,20 +69,20 @@ class Familiar:
         self.distances, self.factors = distances, factors
 
     @classmethod
-    def of(cls, features: Tensor, widths: Sequence[int]) -> Familiar:
-        """Learn features (M, width) of photos: blocks of `widths` side by side, M of 2 or more."""
-        standardise = Standardise(features, widths)
-        known = standardise(features).half()
+    def of(cls, looks: Tensor) -> Familiar:
+        """Learn the looks (M, width) of photos, M of 2 or more."""
+        standardise = Standardise(looks, [looks.shape[1]])
+        known = standardise(looks).half()
         near, who = _nearest(known.float(), known.float(), itself=True)
         factors = _factors(near, near[who]).sort().values
         return cls(standardise.mean, standardise.scale, known, near, factors)
 
-    def unlike(self, features: Tensor) -> Tensor:
+    def unlike(self, looks: Tensor) -> Tensor:
         """Compute the share of the known photos that have a lower outlier factor: (N,), 0 to 1.
 
-        features: (N, width), as the network gives them.
+        looks: (N, width), see `looks_of`.
         """
-        standardised = (features - self.mean) * self.scale
+        standardised = (looks - self.mean) * self.scale
         near, who = _nearest(standardised, self.known.float(), itself=False)
         factors = _factors(near, self.distances[who])
         return torch.searchsorted(self.factors, factors) / len(self.factors)

@@ -231,7 +231,7 @@ def test_bad_input_is_one_sentence(model, photos, narrow_run, capsys, tmp_path):
 
 def test_a_classifier_of_earlier_versions_predicts_without_what_it_lacks(model, photos, capsys):
     content = checkpoint.load(model, checkpoint.CLASSIFIER)
-    for key in ("temperature", "familiar"):
+    for key in ("temperature", "looks"):
         del content[key]
     checkpoint.save("old.pt", checkpoint.CLASSIFIER, content)
     assert predict.main([str(photos), "--model", "old.pt", "--out", "p.csv"]) == 0
