@@ -23,7 +23,7 @@ import torch
 
 from byol.command_line import Parser, command
 from byol.config import AMP
-from byol.errors import UserError, printable
+from byol.errors import UserError, note, printable
 from byol.evaluation.duplicates import AGREEMENT, find_groups
 from byol.evaluation.embedding import Embedder, LoosePhotos
 from byol.evaluation.protocol import parse_count
@@ -144,7 +144,7 @@ def make_map(args, photos: Photos) -> None:
     rows = np.arange(len(photos.names))
     if tsne and len(rows) > MOST_FOR_TSNE:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_FOR_TSNE).astype(np.int64)]
-        tell(f"t-SNE takes {len(rows):,} of the photos, evenly spread")
+        note(f"t-SNE takes {len(rows):,} of the photos, evenly spread")
     features = args.embedder(photos)[torch.from_numpy(rows)]
     if tsne:
         narrow = principal_axes(features, min(50, *features.shape)).cpu().numpy()
@@ -159,7 +159,7 @@ def make_map(args, photos: Photos) -> None:
     title = f"{len(rows):,} photos by {'t-SNE' if tsne else 'PCA'}"
     figure, drawn = draw_map(places, picture, photos.labels[rows], photos.classes, title)
     if drawn < len(rows):
-        tell(f"{drawn:,} photos are drawn; the others lie where one of them lies")
+        note(f"{drawn:,} photos are drawn; the others lie where one of them lies")
     print(printable(str(save_picture(figure, Path(args.out)))))
 
 
@@ -218,7 +218,7 @@ def find_duplicates(args, photos: Photos) -> None:
         rows = [[show(photos, c.row, f"{c.agreement:.3f}") for c in group] for group in groups]
         write_sheet(args.sheet, rows)
     elif args.sheet:
-        tell(f"there is no group to draw, so {args.sheet} is not written")
+        note(f"there is no group to draw, so {printable(args.sheet)} is not written")
 
 
 def suggest(args, photos: Photos) -> None:
@@ -231,7 +231,7 @@ def suggest(args, photos: Photos) -> None:
     pool = np.flatnonzero(photos.labels < 0)
     if 0 < len(pool) < len(photos.names):
         left_out = len(photos.names) - len(pool)
-        tell(f"{left_out:,} photos that lie in class folders have a label, and are left out")
+        note(f"{left_out:,} photos that lie in class folders have a label, and are left out")
         check_count(count, len(pool), "photos without a label")
     else:
         pool = np.arange(len(photos.names))
@@ -307,14 +307,9 @@ def import_tsne(layout: str):
     except ImportError:
         if layout == "tsne":
             raise UserError("--layout tsne needs scikit-learn: pip install scikit-learn") from None
-        tell("PCA is used, as scikit-learn is not installed; with it t-SNE groups better")
+        note("PCA is used, as scikit-learn is not installed; with it t-SNE groups better")
         return None
     return TSNE
-
-
-def tell(text: str) -> None:
-    """Say what a user should know of the result, on stderr."""
-    print(f"note        {printable(text)}", file=sys.stderr)
 
 
 def need(photos: Photos, least: int, what: str) -> None:
@@ -355,9 +350,9 @@ def write_table(path: str | None, header: tuple, lines: list[tuple]) -> None:
 def write_sheet(path: str, rows: list[list[Picture]]) -> None:
     """Draw the contact sheet, and say what is left out."""
     if len(rows) > MOST_ROWS or max(map(len, rows)) > MOST_COLUMNS:
-        tell(
-            f"{path} shows the first {min(len(rows), MOST_ROWS)} of {len(rows):,} rows, and "
-            f"{MOST_COLUMNS} photos of each at most"
+        note(
+            f"{printable(path)} shows the first {min(len(rows), MOST_ROWS)} of {len(rows):,} rows, "
+            f"and {MOST_COLUMNS} photos of each at most"
         )
     say(printable(str(save_picture(draw_sheet(rows), Path(path)))))
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from byol.command_line import Parser, command
 from byol.config import AMP
-from byol.errors import NO_ROOM, UserError, printable
+from byol.errors import NO_ROOM, UserError, note, printable
 from byol.evaluation.classifier import Classifier
 from byol.evaluation.familiar import looks_of
 from byol.files import naming, remove_half_written, temporary_of, writing
@@ -140,11 +140,14 @@ def writer(file: TextIO, form: str, classes: list[str]) -> Callable:
 
         return write_json
     rows = csv.writer(file)
-    rows.writerow([*FIRST, *(f"probability of {c}" if c in FIRST else c for c in classes)])
+    # with the first photo: if none can be read, nothing is written
+    header = [[*FIRST, *(f"probability of {c}" if c in FIRST else c for c in classes)]]
 
     def write_csv(path: str, name: str, chances: list[float], unlike: float | None) -> None:
         numbers = [f"{chance:.6f}" for chance in chances]
         confidence = f"{max(chances):.6f}"
+        while header:
+            rows.writerow(header.pop())
         rows.writerow([path, name, confidence, "" if unlike is None else f"{unlike:.3f}", *numbers])
 
     return write_csv
@@ -221,11 +224,7 @@ def tell_what_lacks(classifier: Classifier, path: str) -> None:
     lacks = ["calibrated probabilities"] if classifier.temperature is None else []
     lacks += [] if classifier.familiar else ["what photos it knows, so `unlike` is empty"]
     if lacks:
-        print(
-            f"note        {printable(path)} lacks {' and '.join(lacks)}: train it anew, with "
-            "--folds 5",
-            file=sys.stderr,
-        )
+        note(f"{printable(path)} lacks {' and '.join(lacks)}: train it anew, with --folds 5")
 
 
 def describe_lack(paths: list[str], photos: Stream) -> str:

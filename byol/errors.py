@@ -1,9 +1,10 @@
-"""Errors that the user can mend: one sentence, exit code 2, no traceback."""
+"""Errors that the user can mend (one sentence, exit code 2, no traceback), and notes."""
 
 from __future__ import annotations
 
 import difflib
 import errno
+import sys
 from collections.abc import Iterable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on files
@@ -24,6 +25,11 @@ class Stopped(KeyboardInterrupt):
 def printable(text: str) -> str:
     """Escape control characters, line breaks and lone surrogates."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def note(text: str) -> None:
+    """Say on stderr what is no error and should be known, with --quiet as well."""
+    print(f"note        {text}", file=sys.stderr)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

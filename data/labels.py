@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import hashlib
 import re
-import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from byol.errors import UserError, printable
+from byol.errors import UserError, note, printable
 from data.classes import Layout, classify
 from data.kinds import PassedOver
 from data.sources import Source
@@ -35,7 +34,7 @@ COLUMNS = ("file", "label")
 def join(labelled: Source, others: Source) -> Source:
     """Make one source of two; names begin with `LABELLED` or `OTHERS`, and the labelled are first.
 
-    So a photo that is in both is found in time (see `_read` in data/pack.py).
+    So a photo that is in both is found in time (see `_read` in data/packing.py).
     """
     parts = [(LABELLED, labelled), (OTHERS, others)]
     counts = [source.count for _, source in parts]
@@ -95,17 +94,13 @@ def read_layout(
     if labelled is not None:
         return _by_folders_of_labelled(names, labelled, classes_at)
     if labels_file is not None:
-        texts, note = _by_table(names, labels_file, source)
+        texts, told = _by_table(names, labels_file, source)
     elif label_pattern is not None:
-        texts, note = _by_pattern(names, label_pattern, source)
+        texts, told = _by_pattern(names, label_pattern, source)
     else:
         return _by_level(names, classes_at, source)
-    tell(note)
+    note(told)
     return _drop_test_only(_layout_of(texts, photos))
-
-
-def tell(note: str) -> None:
-    print(f"note        {note}", file=sys.stderr)
 
 
 def _by_level(names: list[str], classes_at: int | None, source: str) -> Layout:
@@ -252,7 +247,7 @@ def _drop_test_only(layout: Layout) -> Layout:
         return layout
     names = [layout.classes[label] for label in tested]
     lost = np.isin(layout.labels, tested)
-    tell(
+    note(
         f"of {printable(', '.join(names[:NAMED]))} there are photos for the test alone, which "
         f"nothing could learn: they ({lost.sum():,}) count as photos without a class"
     )
@@ -297,7 +292,7 @@ def find_groups(names: Sequence[str], pattern: str, joined: bool) -> np.ndarray:
         )
     groups[alone] = len(numbers) + np.arange(alone.sum())
     lacking = [name for name, text in zip(names, texts, strict=True) if not text]
-    tell(
+    note(
         f"{flag}: {len(set(texts) - {''}):,} groups of {(~alone).sum():,} photos"
         + (f"; in no group, each alone: {_some(lacking)}" if lacking else "")
     )
@@ -309,7 +304,7 @@ def tell_of_torn_groups(photos) -> None:
     torn = np.intersect1d(photos.groups[photos.is_test], photos.groups[~photos.is_test])
     if len(torn):
         rows = [int(np.flatnonzero(photos.groups == group)[0]) for group in torn[:NAMED]]
-        tell(
+        note(
             f"{len(torn):,} groups of --group-by stand on both sides of the test split, so that it "
             f"flatters: those of {_some([photos.names[row] for row in rows])}"
         )

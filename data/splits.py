@@ -19,7 +19,7 @@ import numpy as np
 
 from byol.errors import UserError, printable
 from byol.files import write_atomically
-from data.pack import Photos
+from data.photos import Photos
 
 
 @dataclass

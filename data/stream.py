@@ -16,7 +16,7 @@ import numpy as np
 from byol.errors import UserError, printable
 from data import walk
 from data.kinds import PassedOver
-from data.pack import load_all
+from data.loading import load_all
 from data.sources import KNOWN, Source, find_source
 from data.walk import Item, Loaded, Passed
 

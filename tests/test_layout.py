@@ -125,11 +125,11 @@ def house(root, tmp_path) -> Path:
     ("file", "text", "told"),
     [
         ("byol/run/run.py", "from data import open_photos", "byol.run.run imports data,"),
-        ("byol/run/run.py", "import data.pack as pack", "byol.run.run imports data.pack,"),
+        ("byol/run/run.py", "import data.opening as opening", "byol.run.run imports data.opening,"),
         (
-            "data/pack.py",
+            "data/packing.py",
             "from byol.schedules import Schedule",
-            "data.pack imports byol.schedules;",
+            "data.packing imports byol.schedules;",
         ),
         ("data/walk.py", "def f():\n    from byol import config", "data.walk imports byol.config;"),
         ("byol/method.py", "from byol.errors import UserError", "byol.method imports byol.errors;"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from byol.config import ClassifierConfig
 from byol.encoder import Encoder
-from byol.errors import UserError, printable
+from byol.errors import UserError, note, printable
 from byol.evaluation.features import FeatureExtractor
 from byol.evaluation.folds import MOST_TO_REPEAT, REPEATS, Folds
 from byol.evaluation.leakage import Duplicates
@@ -54,7 +53,7 @@ class Labelled:
         except UserError as error:
             if not len(self.test):
                 raise
-            print(f"note        the probabilities are not calibrated: {error}", file=sys.stderr)
+            note(f"the probabilities are not calibrated: {error}")
             return None
         truth = torch.from_numpy(self.photos.labels[self.train])
         return Folds(np.stack(folds), truth, self.photos.classes)

@@ -19,7 +19,7 @@ from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
 
 import train_byol
 from byol.errors import UserError
-from data import open_photos, pack, walk
+from data import loading, open_photos, walk
 from data.decode import BadImage
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -88,8 +88,8 @@ def test_a_zip_entry_without_a_name(tmp_path):
 
 def test_few_bytes_wait_at_once(tmp_path, monkeypatch):
     """However many threads there are and however large the walk."""
-    monkeypatch.setattr(pack, "usable_cores", lambda: 16)
-    monkeypatch.setattr(pack, "MAX_WAITING", 40_000)
+    monkeypatch.setattr(loading, "usable_cores", lambda: 16)
+    monkeypatch.setattr(loading, "MAX_WAITING", 40_000)
     alive, most, lock = 0, 0, threading.Lock()
     true_decode = walk.decode
 
@@ -110,7 +110,7 @@ def test_few_bytes_wait_at_once(tmp_path, monkeypatch):
     assert opened(write_zip(tmp_path / "a.zip", content)).names == NAMES
     assert 20_000 < most <= 40_000
     most = 0
-    monkeypatch.setattr(pack, "MAX_WAITING", 10)  # less than one: one at a time
+    monkeypatch.setattr(loading, "MAX_WAITING", 10)  # less than one: one at a time
     content = {name: png(100 + i, 60) for i, name in enumerate(NAMES)}  # none is known
     assert opened(write_tar(tmp_path / "a.tar", content)).names == NAMES
     assert 10_000 < most < 12_000

@@ -25,9 +25,10 @@ from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
 from PIL import Image
 
 from byol.errors import UserError
-from data import open_photos, pack, sources
+from data import open_photos, opening, packing, sources
 from data.cache import LISTINGS, STALE_S, TEMPORARY
 from data.decode import decode
+from data.photos import FILES, PACK_VERSION
 from data.stored import npy_header, write_array, write_texts
 
 
@@ -40,8 +41,8 @@ def archive(tmp_path):
 def packings(monkeypatch):
     """Counts how often something is packed."""
     done = []
-    fill = pack._fill
-    monkeypatch.setattr(pack, "_fill", lambda *args: (done.append(1), fill(*args))[1])
+    fill = packing._fill
+    monkeypatch.setattr(packing, "_fill", lambda *args: (done.append(1), fill(*args))[1])
     return done
 
 
@@ -82,7 +83,8 @@ def test_a_change_packs_anew(cache, archive, packings, monkeypatch):
     write_zip(archive, pets(11))
     assert len(opened(archive).names) == 22
     assert len(packings) == 3
-    monkeypatch.setattr(pack, "PACK_VERSION", pack.PACK_VERSION + 1)
+    for module in ("photos", "packing"):
+        monkeypatch.setattr(f"data.{module}.PACK_VERSION", PACK_VERSION + 1)
     opened(archive)
     assert len(packings) == 4
 
@@ -142,7 +144,7 @@ def test_the_fingerprint_of_images_without_files(cache, monkeypatch, source):
         return itertools.islice(found.items(), 10)
 
     few = dataclasses.replace(found, count=lambda: 10, items=first_ten)
-    monkeypatch.setattr(pack, "find_source", lambda *_: few)
+    monkeypatch.setattr(opening, "find_source", lambda *_: few)
     if source == "cifar10":
         pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
         part = types.SimpleNamespace(data=pixels, targets=[0] * 10, classes=["cat"])
@@ -170,8 +172,8 @@ def decoded(monkeypatch):
 @pytest.fixture
 def readings(monkeypatch):
     """Counts how often all files are read."""
-    done, read = [], pack._read
-    monkeypatch.setattr(pack, "_read", lambda *args: (done.append(1), read(*args))[1])
+    done, read = [], packing._read
+    monkeypatch.setattr(packing, "_read", lambda *args: (done.append(1), read(*args))[1])
     return done
 
 
@@ -309,7 +311,7 @@ def test_replaced_photos_are_packed_anew(cache, folder, decoded):
 def test_other_formats_are_looked_for_in_the_files(cache, folder, monkeypatch, packings, readings):
     """Such as HEIC, once its plug-in is installed."""
     opened(folder)
-    monkeypatch.setattr("data.pack.FORMATS", [*pack.FORMATS, "NEW"])
+    monkeypatch.setattr("data.opening.FORMATS", [*opening.FORMATS, "NEW"])
     opened(folder)
     assert (len(packings), len(readings)) == (1, 2)
 
@@ -359,7 +361,8 @@ def test_which_packs_may_be_removed(cache, tmp_path, capsys, monkeypatch):
     shared_nothing = removable(tmp_path / "moved")
     assert len(shared_nothing) == 1  # that of the same folder
     shutil.rmtree(shared_nothing[0])
-    monkeypatch.setattr(pack, "PACK_VERSION", pack.PACK_VERSION + 1)
+    for module in ("photos", "packing"):
+        monkeypatch.setattr(f"data.{module}.PACK_VERSION", PACK_VERSION + 1)
     assert of_half in removable(tmp_path / "moved")  # nobody reads it any more
     (cache / "mine").mkdir()
     (cache / "mine/manifest.json").write_text('{"name": "of another program"}')
@@ -452,7 +455,7 @@ def test_opening_does_not_read_in_proportion(cache, archive, packings):
     write_texts(small, "names", names)
     write_texts(small, "skipped", (f"{i}" for i in range(count // 5)))
     manifest = json.loads((small / "manifest.json").read_text())
-    manifest["bytes"] = {name: (small / name).stat().st_size for name in pack.FILES}
+    manifest["bytes"] = {name: (small / name).stat().st_size for name in FILES}
     manifest.update(count=count, skipped=count // 10)
     text = json.dumps(manifest)
     (small / "manifest.json").write_text(text)
@@ -625,13 +628,13 @@ def packed(cache, tmp_path, packings):
 
 @pytest.mark.parametrize("damage", [cut, grow, Path.unlink])
 def test_a_damaged_file_is_packed_anew(packed, damage):
-    for name in (*pack.FILES, "manifest.json"):
+    for name in (*FILES, "manifest.json"):
         packed(damage, name)
 
 
 @pytest.mark.parametrize("damage", [garble_header, other_array])
 def test_an_array_of_another_kind_is_packed_anew(packed, damage):
-    for name in (name for name in pack.FILES if name.endswith(".npy")):
+    for name in (name for name in FILES if name.endswith(".npy")):
         packed(damage, name)
 
 
@@ -689,7 +692,7 @@ def test_the_order_of_the_source_is_kept(cache, tmp_path, monkeypatch):
         return decode(blob, size)
 
     monkeypatch.setattr("data.walk.decode", uneven)
-    monkeypatch.setattr(pack, "usable_cores", lambda: 8)
+    monkeypatch.setattr("data.loading.usable_cores", lambda: 8)
     photos = opened(write_zip(tmp_path / "a.zip", content))
     assert photos.names == list(content)
     for row in range(60):

@@ -21,7 +21,8 @@ import train_byol
 import train_classifier
 from byol.errors import UserError
 from byol.run.log import MetricsFile, read_jsonl
-from data import open_photos, pack
+from data import open_photos
+from data.photos import FILES
 
 pytestmark = pytest.mark.hazard
 TINY = ["--labels", "8", "--image-size", "32", "--store-size", "32", "--hidden-dim", "32",
@@ -153,7 +154,7 @@ def test_packing_at_any_file(tmp_path, monkeypatch):
     archive = write_zip(tmp_path / "a.zip", content)
     open_photos(str(archive), 8, progress=False)
     (folder,) = cache.iterdir()
-    sizes = sorted({(folder / name).stat().st_size for name in (*pack.FILES, "manifest.json")})
+    sizes = sorted({(folder / name).stat().st_size for name in (*FILES, "manifest.json")})
     assert len(sizes) > 5
     for number, size in enumerate((0, 64, *(size - 1 for size in sizes))):
         # a photo more each time: it is packed anew, with the other photos out of the first pack

@@ -1,0 +1,66 @@
+"""Decode the files of a source in threads."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Container, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from byol.files import usable_cores
+from data.decode import BadImage
+from data.sources import Source
+from data.walk import Item, Loaded, NoPhoto, Passed
+
+MAX_THREADS = 32  # each takes memory, and only one writes
+MAX_WAITING = 500_000_000  # bytes of files that are being decoded, and of what was decoded
+
+
+def load_all(
+    found: Source, shape: tuple[int, int], known: Container[bytes]
+) -> Iterator[Loaded | Passed | tuple[str, str]]:
+    """Decode in threads, few ahead of the writer, in the order of the source.
+
+    Yields what was loaded, what is passed over, or (name, reason) for a file to skip. Files with a
+    `known` digest are not decoded.
+    """
+    workers = min(usable_cores(), MAX_THREADS)
+    pending: deque[tuple[int, Item, Future[Loaded]]] = deque()
+    waiting = 0
+    seen: set[str] = set()
+
+    def finish() -> Loaded | Passed | tuple[str, str]:
+        nonlocal waiting
+        room, item, future = pending.popleft()
+        waiting -= room
+        problem = future.exception()
+        if isinstance(problem, BadImage):  # raised here, it would keep the file's bytes for long
+            return item.name, str(problem)
+        if isinstance(problem, NoPhoto):
+            return Passed(str(problem), item.name)
+        return future.result()
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        for item in found.items():
+            if isinstance(item, Passed):
+                yield item
+                continue
+            if item.name in seen:
+                yield item.name, "a second file of this name"
+                continue
+            seen.add(item.name)
+            room = item.file_bytes + 3 * math.prod(shape)
+            while pending and waiting + room > MAX_WAITING:
+                yield finish()
+            waiting += room
+            try:
+                pending.append((room, item, pool.submit(item.load, shape, known)))
+            except RuntimeError as error:  # no memory for one more thread
+                raise MemoryError from error
+            if len(pending) >= 8 * workers:
+                yield finish()
+        while pending:
+            yield finish()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

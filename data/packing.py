@@ -1,0 +1,283 @@
+"""Decode a source once into files of raw arrays, which every later run reads."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from byol.errors import NO_ROOM, UserError, note, printable
+from byol.files import write_file
+from data.cache import (
+    DIGEST_BYTES,
+    EarlierPhotos,
+    command_to_remove,
+    describe_size,
+    make_temporary,
+    packs_in,
+    read_manifest,
+    with_content,
+)
+from data.classes import RULES, classify
+from data.deep import notes
+from data.kinds import COPY, IN_LABELLED, PassedOver
+from data.labels import LABELLED
+from data.loading import load_all
+from data.photos import FILES, PACK_VERSION, Photos, key_of, open_pack, open_whole
+from data.shape import describe_shape, guess_shape, stored_shape
+from data.sources import Source
+from data.stored import HEADER_BYTES, npy_header, write_array, write_texts
+from data.walk import Copies, Loaded, Passed
+
+
+def pack(
+    found: Source, source: str, store_size: int, cache: Path, progress: bool
+) -> tuple[Path, PassedOver]:
+    """Read all photos, and make a pack of them if the cache has none of this content.
+
+    It is made in a temporary folder, which is renamed when it is whole. Returns the pack, and what
+    was found that is no photo.
+    """
+    temporary = make_temporary(cache)
+    try:
+        packs = list(open_whole(packs_in(cache), source, store_size))
+        path = temporary / "images.npy"
+        content, earlier = _read_in_shape(found, store_size, path, packs, progress)
+        for sentence in notes():
+            note(sentence)
+        if not content.names and not content.skipped:
+            others = found.passed + content.passed
+            raise UserError(
+                f"--data {printable(source)} holds no images that can be read"
+                f"{f', but {others}' if others else ''}; {others.remedy()}"
+            )
+        skipped = sorted(map("\0".join, content.skipped))
+        key = key_of(describe_shape(content.shape), content.fingerprint, *skipped)
+        if photos := next(open_whole(with_content(cache, key), source, store_size), None):
+            return photos.folder, content.passed  # a listing that was not known: all is there
+        final = cache / f"{found.title}-{key}"
+        _fill(content, found, source, earlier, temporary)
+        _publish(temporary, final, source, store_size)
+        if progress:
+            _tell_of_packs(final, found, content, earlier)
+        return final, content.passed
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"no room to pack the photos into {printable(str(cache))} ({error.strerror}); free "
+            "some space there or set BYOL_CACHE to a folder on another disk"
+        ) from None
+    except MemoryError:
+        raise UserError(
+            f"too little memory to decode --data {printable(source)}; free some and run the "
+            "command again, or make its largest images smaller"
+        ) from None
+    finally:  # nothing to do after a good rename
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, final: Path, source: str, store_size: int) -> None:
+    """Rename to the final place, unless another process has put a whole pack there."""
+    try:
+        os.rename(temporary, final)
+    except OSError:
+        if not final.exists():
+            raise
+        if open_pack(final, source, store_size) is None:  # damaged: swap it out
+            os.rename(final, temporary.with_name(temporary.name + "-old"))
+            os.rename(temporary, final)
+            shutil.rmtree(temporary.with_name(temporary.name + "-old"), ignore_errors=True)
+
+
+@dataclass
+class _Content:
+    """What a source holds, by row of the pack to be; `shape` is that of the stored photos."""
+
+    shape: tuple[int, int]
+    names: list[str] = field(default_factory=list)
+    sizes: array = field(default_factory=lambda: array("i"))  # height, width, height, width, ...
+    digests: bytearray = field(default_factory=bytearray)
+    places: array = field(default_factory=lambda: array("q"))  # among the earlier photos, or -1
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    passed: PassedOver = field(default_factory=PassedOver)
+    by_name: list[int] = field(default_factory=list)
+    fingerprint: str = ""
+
+    def size_array(self) -> np.ndarray:
+        """Give the sizes as int32 (N, 2)."""
+        return np.array(self.sizes, np.int32).reshape(-1, 2)
+
+    def finish(self) -> None:
+        """Work out `by_name` and `fingerprint`."""
+        self.by_name = sorted(range(len(self.names)), key=self.names.__getitem__)
+        names = "\0".join(self.names[row] for row in self.by_name)
+        digests = np.frombuffer(self.digests, np.uint8).reshape(-1, DIGEST_BYTES)[self.by_name]
+        parts = names.encode("utf-8", "surrogatepass"), digests.tobytes()
+        self.fingerprint = "-".join(hashlib.sha256(part).hexdigest() for part in parts)
+
+
+def _read_in_shape(
+    found: Source, store_size: int, path: Path, packs: list[Photos], progress: bool
+) -> tuple[_Content, EarlierPhotos]:
+    """Read all files in the shape that their sizes ask for: again if the guess at it was wrong.
+
+    Returns the earlier photos of this shape as well, out of the `packs`.
+    """
+    shape = guess_shape(found, store_size)
+    while True:
+        earlier = EarlierPhotos([pack for pack in packs if pack.shape == shape])
+        notes()  # forget what was decoded before
+        content = _read(found, shape, path, earlier, progress)
+        wanted = stored_shape(content.size_array(), store_size)
+        if shape == wanted:
+            return content, earlier
+        note(
+            f"the first guess, {describe_shape(shape)} px, does not fit the shapes of "
+            "all photos: they are decoded again"
+        )
+        shape = wanted
+
+
+def _read(
+    found: Source, shape: tuple[int, int], path: Path, earlier: EarlierPhotos, progress: bool
+) -> _Content:
+    """Read all files; decode those that are not among the `earlier` photos into the array `path`.
+
+    The rows of earlier photos are left as holes: nothing is written if all is there already.
+    """
+    content, copies, hole = _Content(shape), Copies(), True  # a hole for the header
+    labelled: set[bytes] = set()  # digests
+    with (
+        open(path, "wb") as file,
+        contextlib.closing(load_all(found, shape, earlier)) as results,
+        tqdm(
+            desc=f"packing {found.title} at {describe_shape(shape)} px",
+            total=found.count(),
+            unit=" images",
+            disable=not progress,
+            mininterval=0.1 if sys.stderr.isatty() else 10,
+        ) as bar,
+    ):
+        for result in results:
+            bar.update()
+            if isinstance(result, Passed):
+                content.passed.add(*result)
+                continue
+            if not isinstance(result, Loaded):
+                content.skipped.append(result)
+                continue
+            if found.joined and result.name.startswith(LABELLED):
+                labelled.add(result.digest)
+            elif result.digest in labelled:  # which come first
+                content.passed.add(IN_LABELLED, result.name)
+                continue
+            if copies.knows(result):
+                content.passed.add(COPY, result.name)
+                continue
+            if result.pixels is None:
+                place = earlier.find(result.digest)
+                size = earlier.sizes[place].tolist()
+                hole = True
+            else:
+                if hole:  # a seek costs the writer its buffer
+                    file.seek(_offset(len(content.names), shape))
+                file.write(result.pixels)
+                place, size, hole = -1, (result.height, result.width), False
+            content.names.append(result.name)
+            content.sizes.extend(size)
+            content.digests += result.digest
+            content.places.append(place)
+    content.finish()
+    return content
+
+
+def _offset(row: int, shape: tuple[int, int]) -> int:
+    """Where a row begins in the file of the images."""
+    return HEADER_BYTES + row * 3 * math.prod(shape)
+
+
+def _fill(
+    content: _Content,
+    found: Source,
+    source: str,
+    earlier: EarlierPhotos,
+    folder: Path,
+) -> None:
+    """Complete the `FILES` and manifest.json of a pack in `folder`, which has the decoded rows."""
+    names, skipped, (height, width) = content.names, content.skipped, content.shape
+    with open(folder / "images.npy", "r+b") as file:
+        file.write(npy_header(np.uint8, (len(names), 3, height, width)))
+        for row, place in enumerate(content.places):
+            if place >= 0:
+                file.seek(_offset(row, content.shape))
+                file.write(earlier.pixels(place))
+        file.flush()
+        os.fsync(file.fileno())
+    layout = classify(names)
+    write_array(folder / "labels.npy", layout.labels)
+    write_array(folder / "is_test.npy", layout.is_test)
+    write_array(folder / "sizes.npy", content.size_array())
+    digests = np.frombuffer(content.digests, np.uint8).reshape(-1, DIGEST_BYTES)
+    write_array(folder / "digests.npy", digests)
+    write_array(folder / "by_name.npy", np.array(content.by_name, np.int64))
+    write_texts(folder, "names", names)
+    write_texts(folder, "skipped", (text for pair in skipped for text in pair))
+    lines = (f"{printable(name)}: {printable(reason)}\n" for name, reason in skipped)
+    write_file(folder / "skipped.txt", "".join(lines).encode())
+    manifest = {
+        "version": PACK_VERSION,
+        "source": source,
+        "place": found.place,
+        "store_size": height,
+        **({} if height == width else {"width": width}),
+        "count": len(names),
+        "skipped": len(skipped),
+        "fingerprint": content.fingerprint,
+        "classes": layout.classes,
+        "test_folders": layout.test_folders,
+        "notes": layout.notes,
+        "rules": RULES,
+        "bytes": {name: (folder / name).stat().st_size for name in FILES},
+    }
+    write_file(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode("ascii"))
+
+
+def _tell_of_packs(pack: Path, found: Source, content: _Content, earlier: EarlierPhotos) -> None:
+    """Say where the packed photos lie, and which packs may be removed, with the command."""
+    note(
+        f"the photos are packed in {printable(str(pack))} ({describe_size([pack])}), "
+        f"and stay there until you remove it: {command_to_remove([pack])}"
+    )
+    copied = np.array(content.places, np.int64)
+    others = set(earlier.similar_packs(copied[copied >= 0], len(copied)))
+    (height, width), reshaped = content.shape, False
+    for other in packs_in(pack.parent):
+        manifest = read_manifest(other)
+        same_place = manifest.get("place") == found.place
+        same_size = manifest.get("store_size") == height
+        of_other_version = manifest.get("version", PACK_VERSION) != PACK_VERSION
+        if of_other_version or (same_place and same_size):
+            others.add(other)
+            reshaped |= same_place and same_size and manifest.get("width", height) != width
+    if reshaped and (copied < 0).all():
+        note(
+            f"the photos are stored at {describe_shape(content.shape)} px now, as "
+            "their shapes ask for, and were all decoded anew"
+        )
+    if others := sorted(others - {pack}):
+        what = f"{len(others)} earlier packs" if len(others) > 1 else "an earlier pack"
+        note(
+            f"{what} of these photos or of earlier versions ({describe_size(others)}) "
+            f"may no longer be needed: {command_to_remove(others)}"
+        )
