@@ -29,9 +29,9 @@ from byol.command_line import command
 from byol.errors import UserError
 from byol.views.augment import central_view
 from data.decode import BadImage, fit
+from data.items import NoPhoto, Passed
 from data.shape import stored_shape
 from data.sources import find_source
-from data.walk import NoPhoto, Passed
 
 SHAPES = {"1:1": (1, 1), "4:3": (4, 3), "3:2": (3, 2), "16:9": (16, 9), "3:1": (3, 1)}
 ROWS = 3

@@ -19,9 +19,9 @@ import numpy as np
 
 from byol.errors import UserError, note, printable
 from data.classes import Layout, classify
+from data.items import Item, Loaded, Passed
 from data.kinds import PassedOver
 from data.sources import Source
-from data.walk import Item, Loaded, Passed
 
 LABELLED, OTHERS = "labelled/", "data/"  # what names begin with if there is --labelled
 NAMED = 3  # photos, of each kind that is counted

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from byol.files import usable_cores
 from data.decode import BadImage
+from data.items import Item, Loaded, NoPhoto, Passed
 from data.sources import Source
-from data.walk import Item, Loaded, NoPhoto, Passed
 
 MAX_THREADS = 32  # each takes memory, and only one writes
 MAX_WAITING = 500_000_000  # bytes of files that are being decoded, and of what was decoded

@@ -30,6 +30,7 @@ from data.cache import (
 )
 from data.classes import RULES, classify
 from data.deep import notes
+from data.items import Copies, Loaded, Passed
 from data.kinds import COPY, IN_LABELLED, PassedOver
 from data.labels import LABELLED
 from data.loading import load_all
@@ -37,7 +38,6 @@ from data.photos import FILES, PACK_VERSION, Photos, key_of, open_pack, open_who
 from data.shape import describe_shape, guess_shape, stored_shape
 from data.sources import Source
 from data.stored import HEADER_BYTES, npy_header, write_array, write_texts
-from data.walk import Copies, Loaded, Passed
 
 
 def pack(

@@ -16,8 +16,8 @@ import itertools
 import numpy as np
 
 from data.decode import BadImage
+from data.items import NoPhoto, Passed
 from data.sources import Source
-from data.walk import NoPhoto, Passed
 
 # Both as fractions: long / short side above which photos are too long for the shapes before; W / H.
 STEPS = (((7, 5), (3, 2)), ((8, 5), (16, 9)))

@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from byol.errors import UserError, printable
-from data import walk
+from data.archives import TAR_SUFFIXES, ZIP_SUFFIXES, count_zip, read_tar, read_zip
 from data.decode import fit
 from data.download import download
+from data.folders import list_folder, read_folder
+from data.items import Item, Loaded, Passed
 from data.kinds import PassedOver
-from data.walk import Item, Loaded, Passed
 
 DATA_DIR = Path(__file__).resolve().parent
 KNOWN = ("cats-vs-dogs", "cifar10", "cartoons")
@@ -75,25 +76,23 @@ def _path_source(path: Path, inside: str = "", flag: str = "--data") -> Source:
     path = path.resolve()
     title = re.sub(r"[^\w.-]+", "_", path.name, flags=re.ASCII)[:60] or "photos"
     if path.is_dir():
-        found = walk.list_folder(path, inside)
+        found = list_folder(path, inside)
         listing = "\n".join(f"{f.name}\0{f.size}\0{f.mtime_ns}" for f in found.files)
         digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
-        items = functools.partial(walk.read_folder, found.files)
+        items = functools.partial(read_folder, found.files)
         identity, count = f"folder:{path}:{digest}", len(found.files)
         return Source(title, str(path), identity, lambda: count, items, found.passed, found.empty)
     name = path.name.lower()
     info = path.stat()
     identity = f"archive:{path}:{info.st_size}:{info.st_mtime_ns}"
-    if name.endswith(walk.ZIP_SUFFIXES):
-        count = functools.cache(functools.partial(walk.count_zip, path))
-        return Source(title, str(path), identity, count, functools.partial(walk.read_zip, path))
-    if name.endswith(walk.TAR_SUFFIXES):
-        return Source(
-            title, str(path), identity, lambda: None, functools.partial(walk.read_tar, path)
-        )
+    if name.endswith(ZIP_SUFFIXES):
+        count = functools.cache(functools.partial(count_zip, path))
+        return Source(title, str(path), identity, count, functools.partial(read_zip, path))
+    if name.endswith(TAR_SUFFIXES):
+        return Source(title, str(path), identity, lambda: None, functools.partial(read_tar, path))
     raise UserError(
         f"{flag} {printable(str(path))} is no folder and no archive that can be read; "
-        f"give a folder or a file ending in {', '.join(walk.ZIP_SUFFIXES + walk.TAR_SUFFIXES)}"
+        f"give a folder or a file ending in {', '.join(ZIP_SUFFIXES + TAR_SUFFIXES)}"
     )
 
 

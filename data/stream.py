@@ -14,11 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from byol.errors import UserError, printable
-from data import walk
+from data.archives import TAR_SUFFIXES, ZIP_SUFFIXES
+from data.folders import list_files, read_folder
+from data.items import Item, Loaded, Passed
 from data.kinds import PassedOver
 from data.loading import load_all
 from data.sources import KNOWN, Source, find_source
-from data.walk import Item, Loaded, Passed
 
 MOST_BYTES = 200  # of a name in UTF-8; most disks take 255, and a file half-written needs more
 
@@ -102,7 +103,7 @@ def _find(paths: list[str]) -> Iterator[tuple[str, Source]]:
     files: list[str] = []
     for path in paths:
         is_file = os.path.isfile(os.path.expanduser(path))
-        if is_file and not path.lower().endswith(walk.ZIP_SUFFIXES + walk.TAR_SUFFIXES):
+        if is_file and not path.lower().endswith(ZIP_SUFFIXES + TAR_SUFFIXES):
             files.append(path)
             continue
         if files:
@@ -116,8 +117,8 @@ def _find(paths: list[str]) -> Iterator[tuple[str, Source]]:
 
 
 def _files(paths: list[str]) -> Source:
-    found = walk.list_files(paths)
-    return Source("files", "", "", lambda: len(found), lambda: walk.read_folder(found))
+    found = list_files(paths)
+    return Source("files", "", "", lambda: len(found), lambda: read_folder(found))
 
 
 @contextlib.contextmanager

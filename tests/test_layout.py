@@ -131,7 +131,11 @@ def house(root, tmp_path) -> Path:
             "from byol.schedules import Schedule",
             "data.packing imports byol.schedules;",
         ),
-        ("data/walk.py", "def f():\n    from byol import config", "data.walk imports byol.config;"),
+        (
+            "data/folders.py",
+            "def f():\n    from byol import config",
+            "data.folders imports byol.config;",
+        ),
         ("byol/method.py", "from byol.errors import UserError", "byol.method imports byol.errors;"),
         ("byol/method.py", "import byol.hardware.step", "byol.method imports byol.hardware.step,"),
         ("byol/encoder.py", "from byol.optim import LARS", "byol.encoder imports byol.optim,"),
@@ -169,7 +173,7 @@ def test_a_circle_is_told(house):
 def test_what_the_rules_allow_is_not_told(house):
     (house / "evaluate.py").write_text("import train_classifier\nfrom data import open_photos\n")
     (house / "data" / "pack.py").write_text(
-        "from byol.errors import UserError\nfrom data import walk"
+        "from byol.errors import UserError\nfrom data import folders"
     )
     (house / "byol" / "method.py").write_text("import torch\nfrom byol.encoder import Encoder\n")
     (house / "byol" / "hardware" / "step.py").write_text("from byol.method import BYOL\n")

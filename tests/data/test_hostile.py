@@ -19,7 +19,7 @@ from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
 
 import train_byol
 from byol.errors import UserError
-from data import loading, open_photos, walk
+from data import folders, items, loading, open_photos
 from data.decode import BadImage
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -91,7 +91,7 @@ def test_few_bytes_wait_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "usable_cores", lambda: 16)
     monkeypatch.setattr(loading, "MAX_WAITING", 40_000)
     alive, most, lock = 0, 0, threading.Lock()
-    true_decode = walk.decode
+    true_decode = items.decode
 
     def decode(blob, size):
         nonlocal alive, most
@@ -105,7 +105,7 @@ def test_few_bytes_wait_at_once(tmp_path, monkeypatch):
             with lock:
                 alive -= len(blob)
 
-    monkeypatch.setattr(walk, "decode", decode)
+    monkeypatch.setattr(items, "decode", decode)
     content = {name: png(i, 60) for i, name in enumerate(NAMES)}  # 11 KB each
     assert opened(write_zip(tmp_path / "a.zip", content)).names == NAMES
     assert 20_000 < most <= 40_000
@@ -279,7 +279,7 @@ def test_what_is_no_file_in_a_folder_is_skipped(tmp_path, monkeypatch):
 
 def test_files_that_change_between_listing_and_reading(tmp_path):
     root = write_folder(tmp_path / "in", pngs(*NAMES[:6]))
-    listed = walk.list_folder(root).files
+    listed = folders.list_folder(root).files
     (root / "0.png").unlink()
     (root / "1.png").write_bytes(png(1)[:40])
     (root / "2.png").write_bytes(b"")
@@ -288,7 +288,7 @@ def test_files_that_change_between_listing_and_reading(tmp_path):
     os.mkfifo(root / "3.png")  # opening it would wait for a writer
     (root / "4.png").symlink_to("/dev/zero")
     reasons = []
-    for item in walk.read_folder(listed):
+    for item in folders.read_folder(listed):
         try:
             assert item.load(8).pixels.shape == (3, 8, 8)
         except BadImage as problem:

@@ -131,7 +131,7 @@ def test_folders_and_archives_join_to_the_same_photos(both, tmp_path):
 
 def test_photos_that_were_packed_before_are_not_decoded_again(both, monkeypatch):
     opened(both[0]), opened(both[1])
-    monkeypatch.setattr("data.walk.decode", None)
+    monkeypatch.setattr("data.items.decode", None)
     photos = opened(both[1], labelled=str(both[0]))
     for name, seed in (("labelled/cat/2.png", 1), ("data/2020/1.png", 101)):
         alone = opened(both[0] if seed == 1 else both[1])

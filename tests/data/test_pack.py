@@ -165,7 +165,7 @@ def test_the_fingerprint_of_images_without_files(cache, monkeypatch, source):
 def decoded(monkeypatch):
     """Counts the files that are decoded."""
     done = []
-    monkeypatch.setattr("data.walk.decode", lambda *args: (done.append(1), decode(*args))[1])
+    monkeypatch.setattr("data.items.decode", lambda *args: (done.append(1), decode(*args))[1])
     return done
 
 
@@ -527,7 +527,7 @@ def test_an_interrupted_packing_leaves_nothing(cache, archive, monkeypatch, erro
         return decode(blob, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr("data.walk.decode", interrupted)
+        patch.setattr("data.items.decode", interrupted)
         with pytest.raises(UserError if error is MemoryError else error):
             opened(archive)
     assert list(cache.iterdir()) == []
@@ -691,7 +691,7 @@ def test_the_order_of_the_source_is_kept(cache, tmp_path, monkeypatch):
         time.sleep(0.01 * (blobs.index(blob) % 3 == 0))
         return decode(blob, size)
 
-    monkeypatch.setattr("data.walk.decode", uneven)
+    monkeypatch.setattr("data.items.decode", uneven)
     monkeypatch.setattr("data.loading.usable_cores", lambda: 8)
     photos = opened(write_zip(tmp_path / "a.zip", content))
     assert photos.names == list(content)

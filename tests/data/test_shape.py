@@ -45,7 +45,7 @@ def decoded(monkeypatch):
     """Lists the shapes into which files are decoded."""
     shapes = []
     monkeypatch.setattr(
-        "data.walk.decode", lambda blob, shape: (shapes.append(shape), decode(blob, shape))[1]
+        "data.items.decode", lambda blob, shape: (shapes.append(shape), decode(blob, shape))[1]
     )
     return shapes
 
@@ -218,7 +218,7 @@ def test_the_guess_looks_at_photos_all_over_the_source(cache, tmp_path, decoded,
 def test_the_guess_reads_no_more_than_some_of_large_files(cache, tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        "data.walk.read_size", lambda blob: (sizes.append(len(blob)), read_size(blob))[1]
+        "data.items.read_size", lambda blob: (sizes.append(len(blob)), read_size(blob))[1]
     )
     content = long_photos(12)
     monkeypatch.setattr(shape, "SAMPLE_BYTES", sum(map(len, content.values())) // 2)
@@ -296,7 +296,7 @@ def test_a_packing_that_is_killed_half_way(cache, tmp_path, monkeypatch):
                 os._exit(9)
             return decode(blob, size)
 
-        monkeypatch.setattr("data.walk.decode", stop)
+        monkeypatch.setattr("data.items.decode", stop)
         opened(folder)
 
     process = multiprocessing.get_context("fork").Process(target=killed)

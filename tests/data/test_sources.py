@@ -13,7 +13,7 @@ from photo_files import pets, png, pngs, write_folder, write_tar, write_zip
 from PIL import Image
 
 from byol.errors import UserError
-from data import kinds, open_photos, sources, walk
+from data import archives, items, kinds, open_photos, sources
 from data.classes import classify
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -217,7 +217,7 @@ def test_nothing_of_a_hostile_archive_touches_the_disk(tmp_path):
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
 def test_oversized_files_are_skipped(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(walk, "MAX_FILE_BYTES", 2000)
+    monkeypatch.setattr(items, "MAX_FILE_BYTES", 2000)
     content = {**pngs(*(f"{i}.png" for i in range(10))), "big.png": png(0, 64)}
     write = {"zip": write_zip, "tar": write_tar, "folder": write_folder}[kind]
     photos = opened(write(tmp_path / f"a.{kind}", content))
@@ -374,7 +374,7 @@ def test_real_cifar10(root):
     assert (photos.classes[0], photos.classes[-1], len(photos.classes)) == ("airplane", "truck", 10)
     for test, count in ((True, 1_000), (False, 5_000)):
         assert np.bincount(photos.labels[photos.is_test == test]).tolist() == [count] * 10
-    with walk.lzma.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with archives.lzma.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:  # the first image of the archive, read without this project
             if member.isfile():
                 first = np.asarray(Image.open(archive.extractfile(member)).convert("RGB"))
@@ -419,6 +419,6 @@ def test_a_tar_is_read_in_one_pass(tmp_path, monkeypatch):
         def seek(self, *_):
             raise AssertionError("a seek")
 
-    blob = walk.lzma.open(tmp_path / "a.tar.xz").read()
-    monkeypatch.setattr(walk, "_open_stream", lambda path: OnePass(io.BytesIO(blob)))
+    blob = archives.lzma.open(tmp_path / "a.tar.xz").read()
+    monkeypatch.setattr(archives, "_open_stream", lambda path: OnePass(io.BytesIO(blob)))
     assert len(opened(tmp_path / "a.tar.xz").names) == 10

@@ -14,7 +14,7 @@ from photo_files import png, pngs, write_folder, write_tar, write_zip
 from PIL import Image
 
 from byol.errors import UserError
-from data import kinds, open_photos, walk
+from data import folders, items, kinds, open_photos
 
 pytestmark = pytest.mark.usefixtures("cache")
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
@@ -140,12 +140,12 @@ def test_no_file_is_opened_to_list_a_folder(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "in", {**pngs("a/1.png", "b/2", "c/3.x"), "d/4.mp4": MP4})
     opened(root)
     monkeypatch.setattr("builtins.open", lambda *_, **__: pytest.fail("a file was opened"))
-    found = walk.list_folder(root)
+    found = folders.list_folder(root)
     assert [file.name for file in found.files] == ["a/1.png", "b/2", "c/3.x"]
 
 
 def test_a_large_file_of_another_kind_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(walk, "MAX_FILE_BYTES", 2000)
+    monkeypatch.setattr(items, "MAX_FILE_BYTES", 2000)
     content = {**pngs(*(f"{i}.png" for i in range(10))), "weights.0": b"\1" + bytes(100_000)}
     for path in in_each_form(tmp_path, content):
         photos = opened(path)

@@ -17,8 +17,9 @@ from photo_files import pets, png, write_tar, write_zip
 from PIL import Image, features
 
 from byol.errors import UserError
-from data import open_photos, walk
+from data import archives, open_photos
 from data.decode import BadImage, decode
+from data.items import Item, NoPhoto
 
 pytestmark = pytest.mark.hazard
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +105,7 @@ def test_two_hundred_thousand_tiny_entries(tmp_path):
 def test_garbled_archives_raise_nothing_but_user_errors(tmp_path, kind):
     write = write_zip if kind == "zip" else write_tar
     whole = write(tmp_path / f"whole.{kind}", pets(3)).read_bytes()
-    read = walk.read_zip if kind == "zip" else walk.read_tar
+    read = archives.read_zip if kind == "zip" else archives.read_tar
     path = tmp_path / f"a.{kind}"
     rng = np.random.default_rng(0)
     reads, refusals = 0, []
@@ -121,8 +122,8 @@ def test_garbled_archives_raise_nothing_but_user_errors(tmp_path, kind):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 for item in read(path):
-                    with contextlib.suppress(BadImage, walk.NoPhoto):
-                        if isinstance(item, walk.Item):
+                    with contextlib.suppress(BadImage, NoPhoto):
+                        if isinstance(item, Item):
                             item.load(8)
             reads += 1
         except UserError as error:
