@@ -28,7 +28,7 @@ from byol.method import BYOL
 from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.progress import say, silent
 from byol.run.checkpoint import load_encoder, save_encoder
-from byol.run.log import PretrainLog
+from byol.run.pretrain_log import PretrainLog
 from byol.run.run import Run
 from byol.run.start import read_fitting_start
 from byol.views.augment import TwoViews

@@ -34,8 +34,8 @@ from byol.hardware.step import LossScaler, prepare
 from byol.optim import build_optimizer, set_lr
 from byol.progress import say, silent
 from byol.run import checkpoint
+from byol.run.classifier_log import ClassifierLog
 from byol.run.interrupt import Interrupt
-from byol.run.log import ClassifierLog
 from byol.run.start import read_start
 from byol.views.augment import Augment
 from data import make_split, open_photos

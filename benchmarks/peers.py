@@ -38,7 +38,7 @@ from torch import nn
 from benchmarks.common import ROOT, now, versions
 from byol.command_line import command
 from byol.hardware.device import autocast, describe, pick_amp, pick_device
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 
 CONTESTANTS = ("byol", "lightly", "byol-pytorch", "lightly-fast", "byol-pytorch-fast")
 

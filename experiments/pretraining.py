@@ -40,7 +40,7 @@ from byol.hardware.device import keep_freed_memory, pick_amp, pick_device
 from byol.hardware.step import prepare
 from byol.run import checkpoint
 from byol.run.folder import holds_a_run
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 from data import make_split, open_photos
 
 BASE = ROOT / "experiments" / "base.toml"

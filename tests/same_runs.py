@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 
 
 def same_result(one, other):

@@ -38,7 +38,7 @@ def place(module: str) -> tuple[int, str] | None:
 
 
 def read_modules(root: Path) -> dict[str, Path]:
-    """List the project's modules: {"byol.run.log": path, ...}."""
+    """List the project's modules: {"byol.run.run": path, ...}."""
     paths = [*root.glob("*.py"), *(p for folder in FOLDERS for p in (root / folder).rglob("*.py"))]
     return {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p
             for p in paths}  # fmt: skip

@@ -19,13 +19,13 @@ from byol.files import write_json
 from byol.progress import say
 from byol.run import checkpoint
 from byol.run.checkpoint import FROM_PRETRAINED
+from byol.run.classifier_log import ClassifierLog
 from byol.run.folder import (
     check_same_settings,
     holds_a_run,
     know_photos_again,
     remove_states,
 )
-from byol.run.log import ClassifierLog
 from byol.run.run import Run
 
 # what says nothing about a run's result, given fingerprints of the weights and of the images

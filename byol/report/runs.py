@@ -10,7 +10,7 @@ from byol.config import modern_settings
 from byol.errors import printable
 from byol.files import same_photos
 from byol.report.style import styles_of
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 
 # what runs that are compared must share, beside the photos
 SAME = ("image_size", "labels", "representation", "tested_on", "test_images")

@@ -20,7 +20,7 @@ import plot_losses
 import train_byol
 import train_classifier
 from byol.errors import UserError
-from byol.run.log import MetricsFile, read_jsonl
+from byol.run.metrics import MetricsFile, read_jsonl
 from data import open_photos
 from data.photos import FILES
 

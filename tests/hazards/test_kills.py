@@ -13,7 +13,7 @@ import torch
 from photo_files import cartoon_folder
 from processes import wait_for
 
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 
 pytestmark = [pytest.mark.hazard, pytest.mark.slow]
 # 15 steps an epoch: lines, epochs and checkpoints fall on different steps

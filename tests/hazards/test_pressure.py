@@ -15,7 +15,7 @@ import evaluate
 import plot_losses
 import train_byol
 import train_classifier
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.hazard

@@ -11,7 +11,7 @@ from torch import nn
 from byol.config import PretrainConfig
 from byol.hardware.step import LossScaler
 from byol.optim import build_optimizer, parameter_groups, set_lr
-from byol.run.log import PretrainLog
+from byol.run.pretrain_log import PretrainLog
 from byol.run.run import Run
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ from refusals import fails
 import train_byol
 import train_classifier
 from byol.config import ClassifierConfig
-from byol.run.log import ClassifierLog, read_jsonl
+from byol.run.classifier_log import ClassifierLog
+from byol.run.metrics import read_jsonl
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,9 @@ from torch import nn
 from byol.config import ClassifierConfig
 from byol.errors import UserError
 from byol.run import checkpoint
-from byol.run.log import ClassifierLog, Forecast, MetricsFile, read_jsonl
+from byol.run.classifier_log import ClassifierLog
+from byol.run.forecast import Forecast
+from byol.run.metrics import MetricsFile, read_jsonl
 from byol.schedules import lr_at, tau_at
 
 RUN = Path("runs/byol")
@@ -24,7 +26,8 @@ def clock(monkeypatch):
     """The clock of the log, which stands unless a test moves it: `clock.now`, in seconds."""
     clock = SimpleNamespace(now=0.0)
     clock.perf_counter = lambda: clock.now
-    monkeypatch.setattr("byol.run.log.time", clock)
+    for module in ("pretrain_log", "classifier_log", "forecast"):
+        monkeypatch.setattr(f"byol.run.{module}.time", clock)
     return clock
 
 

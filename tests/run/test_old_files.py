@@ -15,7 +15,7 @@ import train_byol
 import train_classifier
 from byol.evaluation.classifier import Classifier
 from byol.run import checkpoint
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 from data import open_photos
 
 OLD = Path(__file__).resolve().parent / "old"

@@ -14,7 +14,7 @@ from torch import nn
 
 from byol.errors import Stopped, UserError
 from byol.run import checkpoint
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 
 RUN = Path("runs/byol")
 

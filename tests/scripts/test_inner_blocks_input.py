@@ -11,7 +11,7 @@ from refusals import fails
 
 import train_byol
 import train_classifier
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 
 MULTI, CLASSIC = ["--losses", "multi"], ["--losses", "classic"]
 TWO_WEIGHTS = ["--loss-weights", "1", "1"]

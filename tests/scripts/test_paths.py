@@ -15,7 +15,7 @@ from byol.hardware import cuda_graph, small_maps, step
 from byol.hardware.batches import Batches
 from byol.hardware.cuda_graph import RecordedBackward, record
 from byol.method import BYOL
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 
 TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "64", "--projection-dim", "32",
         "--batch-size", "32", "--epochs", "2", "--log-every", "1", "--optimizer", "sgd",

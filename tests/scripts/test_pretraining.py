@@ -28,7 +28,7 @@ from byol.encoder import Encoder
 from byol.hardware import device
 from byol.method import BYOL
 from byol.run import checkpoint
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 from byol.run.run import Run
 from byol.schedules import Schedule, lr_at, tau_at
 from byol.views.recipes import RECIPES, View

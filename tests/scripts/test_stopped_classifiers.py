@@ -26,7 +26,7 @@ from byol import files
 from byol.report.runs import read_runs
 from byol.run import checkpoint
 from byol.run.folder import holds_a_run
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 from byol.run.run import Run
 
 SETTINGS = ["--labels", "8", "--epochs", "3", "--batch-size", "4", "--amp", "off",

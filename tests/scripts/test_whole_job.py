@@ -14,7 +14,7 @@ from PIL import Image
 import plot_losses
 import train_byol
 from byol.encoder import Encoder
-from byol.run.log import read_jsonl
+from byol.run.metrics import read_jsonl
 from byol.views.augment import central_view
 from data import open_photos
 
