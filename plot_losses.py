@@ -15,7 +15,8 @@ from pathlib import Path
 from byol.command_line import Parser, command
 from byol.errors import UserError, printable
 from byol.progress import say
-from byol.report.pictures import draw_accuracy, draw_losses, draw_pretraining, save_picture
+from byol.report.pictures import draw_accuracy, draw_losses, save_picture
+from byol.report.pretraining import draw_pretraining
 from byol.report.runs import read_runs
 from byol.report.style import TRAINED, styles_of
 from byol.report.table import accuracy_table

@@ -20,6 +20,7 @@ from byol.command_line import command, parse
 from byol.config import PretrainConfig
 from byol.encoder import Encoder, check_inner_blocks
 from byol.errors import printable
+from byol.evaluation.health import Health
 from byol.files import write_json
 from byol.hardware.batches import Batches
 from byol.hardware.device import describe, set_up
@@ -65,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     two_views = TwoViews(config.views, config.view_side, config.mean, config.std, config.seed)
     batches = Batches(photos, split.learned, schedule, config.photos_in, device)
     backward = Backward(model, config, amp, scaler)  # forward and backward, by the fastest way
+    health = Health(config, photos, split, schedule, device, amp)  # looks at the encoder at times
     log = PretrainLog(run.folder, config, model.outputs, schedule, scaler, device)
     say(describe_run(config, model, schedule, f"{describe(device, amp)}, {backward}", batches))
 
@@ -76,6 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     # ---- the loop
     model.train()
     with run, log:
+        health.begin(log, encoder)
         for step, batch in batches.from_step(first_step):
             set_lr(optimizer, schedule.lr(step), schedule.encoder_scale(step))
             optimizer.zero_grad(set_to_none=True)
@@ -86,6 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             scaler.step(optimizer)
             model.update_target(schedule.tau(step))
             log.after_step(step + 1)  # a line of metrics.jsonl, if one is due
+            health.after_step(step + 1)  # a line on it, if one is due
             run.after_step(step + 1)  # a checkpoint, if one is due; Stopped after Ctrl-C
 
         # a first Ctrl-C lets this finish
@@ -94,6 +98,8 @@ def main(argv: list[str] | None = None) -> None:
         save_encoder(out, encoder, config, schedule.total_steps, *about)
     out = printable(shlex.quote(out))
     print(f"took {log.summary()}")
+    if advice := health.advice.at_the_end():
+        print(f"health: {advice}")
     print(f"wrote {out}: now python train_classifier.py --init {out} --freeze")
 
 

@@ -66,7 +66,11 @@ MAY_DIFFER_ON_RESUME = {
     *("device", "amp", "deterministic", "cuda_graph", "photos_in", "skip_broken"),
     *("data", "labelled", "labels_file"),  # what is in them is checked, and not where they lie
     *("log_every", "save_every", "save_within", "run_dir", "out", "resume", "overwrite"),
-    *("init", "tensorboard"),  # the weights themselves are compared, wherever they lie
+    *(
+        "init",
+        "tensorboard",
+        "health_every",
+    ),  # the weights themselves are compared, wherever they lie
 }
 
 
@@ -260,6 +264,10 @@ class PretrainConfig(Shared):
     out: str = option("byol.pt", "saving", "file for the finished encoder")
     resume: bool = option(False, "saving", "go on from the last checkpoint of the run folder")
     overwrite: bool = option(False, "saving", "start anew in a run folder that holds a run")
+    health_every: int | None = option(
+        None, "saving", "epochs from one look at the encoder's health to the next; 0: none "
+        "(default: so that it takes about 1 % of the time)", low=0, none="auto",
+    )  # fmt: skip
     log_every: int = option(10, "saving", "steps between two lines of metrics.jsonl", low=1)
     save_every: float = option(
         60.0, "saving", "seconds at least from a checkpoint to the next, at an epoch's end", low=0

@@ -1,4 +1,4 @@
-"""Pictures: losses, accuracies, pretraining, and the bars of the table of `evaluate.py`."""
+"""Pictures: losses, accuracies, and the bars of the table of `evaluate.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from byol.files import write_atomically
-from byol.report.style import LINES, MOST_IN_LEGEND, REPRESENTATIONS, TRAINED, plain, styles_of
+from byol.report.style import REPRESENTATIONS, TRAINED, plain, styles_of
 from byol.report.table import PROTOCOLS, Cell
 
 DPI = 120
@@ -111,53 +111,6 @@ def draw_accuracy(groups: dict) -> plt.Figure:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(handles, labels, loc="upper left", ncols=2)
-    return figure
-
-
-def draw_pretraining(pretraining: dict[str, list[dict]]) -> plt.Figure:
-    """Loss, learning rate, tau and spread of each pretraining run over its epochs.
-
-    A run with several losses has a line for each of them, and for the spread of each.
-    """
-    panels = [
-        ("loss", "loss (0 to 8 each)"),
-        ("lr", "learning rate"),
-        ("tau", "tau of the target"),
-        ("spread", "spread of projections"),
-    ]
-    figure, grid = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True)
-    lines = 0
-    for axes, (key, label) in zip(grid.flat, panels, strict=True):
-        number = 0
-        for name, rows in pretraining.items():
-            parts = [column for column in rows[0] if column.startswith(f"{key}_")]
-            for column in parts or [key]:
-                part = column.removeprefix(key).replace("_", ", ")  # "", or ", layer2.0"
-                style = ("-", "--", "-.", ":")[number % 4]
-                known = [row for row in rows if column in row]
-                axes.plot(
-                    [row["epoch"] for row in known],
-                    [row[column] for row in known],
-                    style,
-                    lw=1.5,
-                    label=plain(name + part),
-                    color=LINES[number % len(LINES)],
-                )
-                number += 1
-        lines = max(lines, number)
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-    grid[1, 1].set_ylim(0, 1.1)
-    grid[1, 1].text(0.02, 0.04, "0 = collapsed, 1 = evenly spread", transform=grid[1, 1].transAxes,
-                    color="0.3", fontsize=9)  # fmt: skip
-    for axes in grid[1]:
-        axes.set_xlabel("epoch over the unlabelled images")
-    if 1 < lines <= MOST_IN_LEGEND:
-        grid[0, 0].legend()
-    if 1 < len(pretraining) <= MOST_IN_LEGEND:
-        grid[0, 1].legend()
-    few = len(pretraining) <= MOST_IN_LEGEND
-    figure.suptitle("BYOL pretraining" + ("" if few else f", {len(pretraining)} runs"))
     return figure
 
 

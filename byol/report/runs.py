@@ -10,7 +10,7 @@ from byol.config import modern_settings
 from byol.errors import printable
 from byol.files import same_photos
 from byol.report.style import styles_of
-from byol.run.metrics import read_jsonl
+from byol.run.metrics import HEALTH, read_jsonl, read_lines
 
 # what runs that are compared must share, beside the photos
 SAME = ("image_size", "labels", "representation", "tested_on", "test_images")
@@ -124,15 +124,23 @@ def read_classifier(folder: Path) -> tuple[dict, list[dict]]:
 
 
 def read_pretraining(folder: Path) -> list[dict]:
-    """Read the rows of a pretraining run until now. Raises `ValueError` and its like."""
+    """Read the lines of a pretraining run until now, of training and of health.
+
+    None, if there is none of training. Raises `ValueError` and its like.
+    """
     path = folder / "metrics.jsonl"
-    rows = read_jsonl(path)
+    all_rows = read_lines(path)
     lines = path.read_text(encoding="utf-8").splitlines()
-    check(len(rows) >= len(lines) - 1)  # the last one may be cut off
+    check(len(all_rows) >= len(lines) - 1)  # the last one may be cut off
+    rows = [row for row in all_rows if "kind" not in row]
     for row in rows:
         check({"epoch", "loss", "lr", "tau", "spread"} <= row.keys() == rows[0].keys())
         check(all(is_number(value) for value in row.values()))
-    return rows
+    for row in all_rows:
+        if "kind" in row:
+            check(row["kind"] == HEALTH and row["of"] in ("random", "encoder"))
+            check(all(is_number(row[key]) for key in row.keys() - {"kind", "of"}))
+    return all_rows if rows else []
 
 
 def check(condition: bool) -> None:

@@ -47,9 +47,11 @@ class Events:
         """Write a line: at its step, or of a classifier at its epoch. Raises `OSError`."""
         step = values.get("step", values.get("epoch"))
         with naming(self._folder):
+            # a line of health has names of its own, those of random weights too
+            prefix = f"{values['kind']}/{values['of']}/" if "kind" in values else ""
             for name, value in values.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, step)
+                if name not in ("step", "kind", "of"):
+                    self._writer.add_scalar(prefix + name, value, step)
 
     def close(self) -> None:
         with naming(self._folder):

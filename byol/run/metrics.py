@@ -9,9 +9,19 @@ from pathlib import Path
 from byol.files import naming, write_atomically
 from byol.run.events import Events
 
+HEALTH = "health"  # kind of a line
 
-def read_jsonl(path: str | Path) -> list[dict]:
-    """Read the objects of a metrics file. A last line that was cut off is left out."""
+
+def read_jsonl(path: str | Path, kind: str | None = None) -> list[dict]:
+    """Read the lines of a metrics file: those of training, or of another `kind`.
+
+    A last line that was cut off is left out.
+    """
+    return [row for row in read_lines(path) if row.get("kind") == kind]
+
+
+def read_lines(path: str | Path) -> list[dict]:
+    """Read all lines of a metrics file. A last line that was cut off is left out."""
     rows = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         try:
@@ -29,7 +39,7 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, keep_through: int = 0, tensorboard: bool = False):
-        rows = read_jsonl(path) if keep_through and path.exists() else []
+        rows = read_lines(path) if keep_through and path.exists() else []
         kept = [row for row in rows if row["step"] <= keep_through]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._events = Events(path.parent) if tensorboard else None

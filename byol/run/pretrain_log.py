@@ -19,7 +19,7 @@ from byol.hardware.step import LossScaler
 from byol.run.checkpoint import all_finite
 from byol.run.folder import LAST, PREVIOUS
 from byol.run.forecast import Forecast, duration, progress
-from byol.run.metrics import MetricsFile
+from byol.run.metrics import HEALTH, MetricsFile, read_jsonl
 from byol.schedules import Schedule
 
 # Of the loss in float16: each overflow halves it, 2,000 good steps double it. It starts at 65,536;
@@ -47,6 +47,7 @@ class PretrainLog:
     ):
         self.folder, self.config, self.outputs = folder, config, outputs
         self.schedule, self.scaler, self.device = schedule, scaler, device
+        self.health: list[dict] = []  # lines of byol/evaluation/health.py
         self.results: list[Tensor] = []  # of the micro-batches since the last line: (2, P) each
         self.waiting: list[tuple] = []  # lines whose numbers are on their way from the device
         self.seconds_before = 0.0  # of an earlier process, since the last line
@@ -66,6 +67,8 @@ class PretrainLog:
         self.first_step, self.good_until = first_step, first_step
         self.forecast = Forecast(first_step, self.schedule.total_steps, self.device)
         path = self.folder / "metrics.jsonl"
+        kept = read_jsonl(path, HEALTH) if first_step and path.exists() else []
+        self.health = [row for row in kept if row["step"] <= first_step]
         self.file = MetricsFile(path, first_step, self.config.tensorboard)
 
     def __enter__(self) -> PretrainLog:
@@ -143,7 +146,7 @@ class PretrainLog:
             **self._by_output("spread", spreads),
             **({"skipped_steps": int(skipped)} if self.scaler.enabled else {}),
         )
-        about = f"epoch {epoch:.1f}, loss {loss:.3f}, {speed:.0f} images/s"
+        about = f"epoch {epoch:.1f}, loss {loss:.3f}, {speed:.0f} images/s{self._last_look()}"
         self.bar.set_postfix_str(about, refresh=False)
 
     def _by_output(self, name: str, values: list[float]) -> dict[str, float]:
@@ -157,13 +160,34 @@ class PretrainLog:
         if spread >= COLLAPSED:
             self.good_until = done
         elif self.good_until is not None and done - self.good_until >= COLLAPSED_STEPS:
-            self.bar.write(
-                f"warning: since step {self.good_until:,} all projections are nearly the same "
+            self.warn(
+                f"since step {self.good_until:,} all projections are nearly the same "
                 f"(spread {spread:.2f}), so nothing more is learned; stop, and try a lower --lr, "
-                "more --weight-decay or a higher --tau0",
-                file=sys.stderr,
+                "more --weight-decay or a higher --tau0"
             )
             self.good_until = None  # once is enough
+
+    def write_health(self, done: int, of: str, measures: dict[str, float]) -> dict:
+        """Write a line on the health after `done` steps, `of` "random" weights or the "encoder"."""
+        self._write_lines(but=0)  # lines stand in the order of their steps
+        epoch = round(done / self.schedule.steps_per_epoch, 4)
+        row = {"kind": HEALTH, "of": of, "step": done, "epoch": epoch, **measures}
+        self.file.write(**row)
+        self.health.append(row)
+        return row
+
+    def _last_look(self) -> str:
+        """Write the last look for the bar."""
+        looks = [row for row in self.health if row["of"] == "encoder"]
+        if not looks:
+            return ""
+        last = looks[-1]
+        knn = f", kNN {100 * last['knn_accuracy']:.1f} %" if "knn_accuracy" in last else ""
+        return f"{knn}, rank {last['effective_rank']:.0f}"
+
+    def warn(self, text: str) -> None:
+        """Say on stderr that something is wrong, above the bar."""
+        self.bar.write(f"warning: {text}", file=sys.stderr)
 
     def check(self, model: nn.Module, done: int) -> None:
         """Raise `UserError` if a weight is not finite: such a state is not saved."""

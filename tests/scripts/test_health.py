@@ -1,0 +1,108 @@
+"""Looks at the health of a run: what they see, that they change nothing, and that they go on."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_pretraining import RUN, signal_after, weights
+
+from byol.config import PretrainConfig
+from byol.encoder import Encoder
+from byol.evaluation.health import Health, epochs_between
+from byol.hardware.step import prepare
+from byol.run.metrics import read_jsonl
+from byol.schedules import Schedule
+from data import make_split, open_photos
+
+CPU = torch.device("cpu")
+PROBES = {"knn_accuracy", "linear_accuracy"}
+MEASURES = {"effective_rank", "first_direction", "alignment", "uniformity"}
+
+
+def looks(run=RUN) -> list[dict]:
+    return read_jsonl(run / "metrics.jsonl", "health")
+
+
+def test_each_look_is_a_line_of_its_own_and_random_weights_come_first(pretrain, narrow_encoder):
+    assert pretrain() == 0
+    found = looks()
+    assert [(row["of"], row["step"], row["epoch"]) for row in found] == [
+        ("random", 0, 0), ("encoder", 3, 1), ("encoder", 6, 2)
+    ]  # fmt: skip
+    for row in found:
+        assert row.keys() - {"kind", "of", "step", "epoch"} == MEASURES | PROBES
+        assert all(np.isfinite(row[key]) for key in MEASURES | PROBES)
+    assert all("kind" not in row for row in read_jsonl(RUN / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [("0", []), ("1", [0, 3, 6, 9, 12]), ("3", [0, 9, 12])]
+)
+def test_looking_changes_nothing_of_the_training(pretrain, narrow_encoder, every, steps):
+    flags = "--epochs", "4", "--run-dir", "other", "--out", "other.pt"
+    assert pretrain("--epochs", "4", "--health-every", "2") == 0
+    assert pretrain(*flags, "--health-every", every) == 0
+    for name, value in weights("byol.pt").items():
+        assert torch.equal(value, weights("other.pt")[name]), name
+    lines = [read_jsonl(run / "metrics.jsonl") for run in (RUN, Path("other"))]
+    for row in lines[0] + lines[1]:
+        row.pop("images_per_second")
+    assert lines[0] == lines[1]
+    assert [row["step"] for row in looks(Path("other"))] == steps
+
+
+def test_a_run_that_was_stopped_has_the_looks_of_an_unbroken_one(pretrain, narrow_encoder):
+    assert pretrain("--run-dir", "whole", "--out", "whole.pt") == 0
+    going_on = []
+    for step in (1, 3, 5):
+        with signal_after(step, signal.SIGTERM):
+            assert pretrain("--save-every", "60", *going_on) == 143
+        going_on = ["--resume"]
+    assert pretrain("--resume") == 0
+    assert looks() == looks(Path("whole"))
+
+
+def test_without_labels_the_rest_is_seen(pretrain, tiny, narrow_encoder):
+    assert pretrain("--labels", "0") == 0
+    assert looks()[-1].keys() - {"kind", "of", "step", "epoch"} == MEASURES
+
+
+def test_given_weights_are_seen_before_the_first_step(pretrain, narrow_encoder):
+    assert pretrain("--epochs", "1") == 0
+    given = "--init", "byol.pt", "--run-dir", "given", "--out", "given.pt"
+    assert pretrain("--epochs", "1", *given) == 0
+    found = looks(Path("given"))
+    assert [(row["of"], row["step"]) for row in found[:2]] == [("random", 0), ("encoder", 0)]
+    assert found[0] == looks()[0]
+    same = MEASURES | PROBES
+    assert {key: found[1][key] for key in same} == {key: looks()[-1][key] for key in same}
+
+
+def test_hidden_labels_are_not_read_and_the_encoder_stays_as_it_is(photos, narrow_encoder):
+    config = PretrainConfig(data=str(photos), image_size=32, store_size=32, view_size=32, labels=12)
+    found = open_photos(config.data, 32)
+    split = make_split(found, config.labels)
+    schedule = Schedule(len(split.learned), 8, 2, 0, 0.1, 0)
+    torch.manual_seed(0)
+    encoder = prepare(Encoder(), CPU).train()
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    random_numbers = torch.get_rng_state()
+    one = Health(config, found, split, schedule, CPU, None).look(encoder)
+    assert encoder.training
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_numbers)
+    hidden = np.setdiff1d(np.arange(len(found.names)), split.labelled)
+    found.labels[hidden] = 1 - found.labels[hidden]
+    assert Health(config, found, split, schedule, CPU, None).look(encoder) == one
+    found.labels[split.labelled[:4]] = 1 - found.labels[split.labelled[:4]]
+    assert Health(config, found, split, schedule, CPU, None).look(encoder) != one
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "every"),
+    [(24_748, 240, 5), (24_748, 120, 5), (24_748, 12, 3), (4_000, 8, 2), (24, 2, 1), (24, 1, 1)],
+)
+def test_looks_are_about_100_000_images_apart_and_four_at_least(images, epochs, every):
+    assert epochs_between(Schedule(images, 8, epochs, 0, 0.1, 0)) == every
