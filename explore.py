@@ -26,8 +26,9 @@ from byol.config import AMP
 from byol.errors import UserError, note, printable
 from byol.evaluation.duplicates import AGREEMENT, find_groups
 from byol.evaluation.embedding import Embedder, LoosePhotos
+from byol.evaluation.layout import find_tsne, lay_out
 from byol.evaluation.protocol import parse_count
-from byol.evaluation.similarity import most_central, nearest, principal_axes
+from byol.evaluation.similarity import most_central, nearest
 from byol.files import write_atomically
 from byol.hardware.device import describe, set_up
 from byol.progress import say, silent
@@ -145,13 +146,7 @@ def make_map(args, photos: Photos) -> None:
     if tsne and len(rows) > MOST_FOR_TSNE:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_FOR_TSNE).astype(np.int64)]
         note(f"t-SNE takes {len(rows):,} of the photos, evenly spread")
-    features = args.embedder(photos)[torch.from_numpy(rows)]
-    if tsne:
-        narrow = principal_axes(features, min(50, *features.shape)).cpu().numpy()
-        perplexity = min(30, (len(rows) - 1) / 3)
-        places = tsne(perplexity=perplexity, init="pca", random_state=0).fit_transform(narrow)
-    else:
-        places = principal_axes(features, 2).cpu().numpy()
+    places = lay_out(args.embedder(photos)[torch.from_numpy(rows)], tsne)
 
     def picture(at: int, side: int) -> np.ndarray:
         return thumbnail(photos.images[int(rows[at])], photos.sizes[rows[at]], side)
@@ -300,16 +295,12 @@ def read_queries(names: list[str], photos: Photos, embedder) -> tuple[LoosePhoto
 
 def import_tsne(layout: str):
     """Import scikit-learn's t-SNE; None for PCA, with a sentence if that is for lack of it."""
-    if layout == "pca":
-        return None
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        if layout == "tsne":
-            raise UserError("--layout tsne needs scikit-learn: pip install scikit-learn") from None
+    tsne = None if layout == "pca" else find_tsne()
+    if layout == "tsne" and tsne is None:
+        raise UserError("--layout tsne needs scikit-learn: pip install scikit-learn")
+    if layout == "auto" and tsne is None:
         note("PCA is used, as scikit-learn is not installed; with it t-SNE groups better")
-        return None
-    return TSNE
+    return tsne
 
 
 def need(photos: Photos, least: int, what: str) -> None:

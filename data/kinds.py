@@ -96,6 +96,7 @@ SYSTEM_FILES = {
 SYSTEM_FILE_NAME = re.compile(r"syno(?:photo|file|index)_|~syncthing~|\.?_?~\$")
 OWN_PICTURES = {
     *("loss1.png", "loss2.png", "accuracy.png", "pretraining.png", "table.png", "unfinished.png"),
+    *("views.png", "neighbours.png", "confusion.png", "mistakes.png"),
     *("map.png", "nearest.png", "duplicates.png", "suggest.png"),
 }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from byol.errors import UserError, note, printable
-from data.cache import add_listing, with_listing
+from byol.files import same_photos
+from data.cache import add_listing, packs_in, read_manifest, with_listing
 from data.classes import RULES, Layout, classify
 from data.decode import FORMATS
 from data.kinds import PassedOver
@@ -53,7 +56,7 @@ def open_photos(
     if labelled is not None:
         found = join(find_source(labelled, progress, "--labelled"), found)
         source = f"{source} with --labelled {labelled}"
-    cache = Path(os.environ.get("BYOL_CACHE") or DATA_DIR / "packed").expanduser().resolve()
+    cache = cache_folder()
     listing = key_of(str(store_size), ",".join(FORMATS), found.identity)
     photos = _open_listed(cache, listing, source, store_size)
     if photos is None:
@@ -76,17 +79,60 @@ def open_photos(
         )
     photos.passed, photos.empty = found.passed + photos.passed, found.empty
     ways = {"labelled": labelled, "labels_file": labels_file, "label_pattern": label_pattern}
-    ways["classes_at"] = classes_at
+    _read_labels(photos, group_by, classes_at=classes_at, **ways)
+    for sentence in photos.notes:
+        note(sentence)
+    return photos
+
+
+def open_again(
+    fingerprint: str,
+    source: str,
+    store_size: int,
+    *,
+    group_by: str | None = None,
+    skip_broken: bool = False,
+    **ways,
+) -> Photos:
+    """Open the pack of photos that a run knew by this fingerprint, and read their labels.
+
+    Nothing is fetched, packed or told, and the photos themselves may have moved: their pack is
+    enough. The others are as of `open_photos`. Raises `UserError` if there is no such pack, or if
+    no photo has a label where the settings say.
+    """
+    cache = cache_folder()
+    packs = [(folder, read_manifest(folder)) for folder in packs_in(cache)]
+    packs.sort(key=lambda pack: pack[1].get("source") != source)  # the order of its photos is known
+    for folder, manifest in packs:
+        if not same_photos(str(manifest.get("fingerprint")), fingerprint):
+            continue
+        if photos := open_pack(folder, source, store_size):
+            with contextlib.redirect_stderr(io.StringIO()):  # it was told when they were packed
+                _read_labels(photos, group_by, **ways)
+            return photos
+    raise UserError(
+        f"the photos of --data {printable(source)} are not in {printable(str(cache))} as the run "
+        "saw them: set BYOL_CACHE to where they were packed, or run it again"
+    )
+
+
+def cache_folder() -> Path:
+    """Name the folder of the packs: $BYOL_CACHE, or data/packed."""
+    return Path(os.environ.get("BYOL_CACHE") or DATA_DIR / "packed").expanduser().resolve()
+
+
+def _read_labels(photos: Photos, group_by: str | None, **ways) -> None:
+    """Read labels and groups from where the settings say, if that is not in the pack.
+
+    ways: as of `read_layout`. Raises `UserError` if no photo gets a label.
+    """
     if photos.rules != RULES:  # a pack of an earlier version
         _take(photos, classify(list(photos.names)))
     if any(way is not None for way in ways.values()):
         _take(photos, read_layout(photos, **ways))
     if group_by is not None:
-        photos.groups = find_groups(photos.names, group_by, found.joined)
+        photos.groups = find_groups(photos.names, group_by, ways.get("labelled") is not None)
         tell_of_torn_groups(photos)
-    for sentence in photos.notes:
-        note(sentence)
-    return photos
 
 
 def _take(photos: Photos, layout: Layout) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from byol.encoder import Encoder
 from byol.evaluation.features import BATCH, FeatureExtractor, Standardise
+from byol.evaluation.looked_at import spread
 from byol.hardware.batches import gather
 
 MOST = 1_000  # photos of training that are kept
@@ -118,9 +119,3 @@ def some_known(labelled: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
     """Pick at most `MOST` rows: of the labelled first, then of the others, evenly spread."""
     some = spread(labelled, MOST)
     return np.sort(np.concatenate([some, spread(unlabelled, MOST - len(some))]))
-
-
-def spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """Pick at most `most` of the rows, evenly spread."""
-    places = np.linspace(0, len(rows) - 1, min(most, len(rows)))
-    return rows[places.astype(np.int64)]

@@ -11,8 +11,8 @@ from torch import Tensor
 from byol.encoder import Encoder
 from byol.errors import UserError
 from byol.evaluation.advice import Advice
-from byol.evaluation.familiar import spread
 from byol.evaluation.features import FeatureExtractor, Standardise
+from byol.evaluation.looked_at import spread
 from byol.evaluation.measures import (
     alignment,
     effective_rank,

@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from byol.report.pictures import DPI, plt  # the first to import matplotlib: it sets the backend
+from byol.errors import printable
+from byol.report.canvas import Canvas, framed, start_of
+from byol.report.gallery import Shown
+from byol.report.pictures import plt, save_picture
 from byol.report.style import CLASSES, OTHER_CLASSES, plain
 from byol.views.render import lie_transposed
 
 MOST_CELLS = 40  # on a side of the map
+BESIDE, BESIDE_CELLS = 780, 15  # side in pixels and in cells of maps beside each other
+MARGIN, BETWEEN = 20, 40  # pixels
 THUMB, FRAME, GAP = 48, 3, 2  # pixels
 LARGE_THUMB = 144  # of a contact sheet
 LINE = 18  # pixels of a line of text
@@ -42,14 +48,24 @@ def thumbnail(stored: np.ndarray, size: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def cells_of(places: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def thumbnails(photos, rows: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """Make what gives the thumbnail of a place in `rows` of `photos`, for a side in pixels."""
+
+    def picture(place: int, side: int) -> np.ndarray:
+        row = int(rows[place])
+        return thumbnail(photos.images[row], photos.sizes[row], side)
+
+    return picture
+
+
+def cells_of(places: np.ndarray, most: int = MOST_CELLS) -> tuple[np.ndarray, np.ndarray, int]:
     """Give photos at `places` (N, 2) a cell of a grid each, one photo for each cell.
 
     The photo that is nearest to the middle of a cell has it. If there are cells for all, the others
-    go to the nearest free ones, else they are left out. Returns rows (M,), cells (M, 2) as column
-    and line, and the side of the grid.
+    go to the nearest free ones, else they are left out. `most` cells are on a side. Returns rows
+    (M,), cells (M, 2) as column and line, and the side of the grid.
     """
-    side = min(MOST_CELLS, max(4, math.ceil(math.sqrt(3 * len(places)))))
+    side = min(most, max(4, math.ceil(math.sqrt(3 * len(places)))))
     low, high = np.quantile(places, [0.01, 0.99], axis=0)
     where = np.clip((places - low) / np.where(high > low, high - low, 1), 0, 1) * (side - 1)
     wanted = np.rint(where).astype(np.int64)
@@ -87,27 +103,89 @@ def draw_map(
     rows, cells, side = cells_of(places)
     colours, legend = _colours(labels, classes)
     thumb = THUMB if side > 16 else 2 * THUMB
-    cell = thumb + GAP
     head = LINE + 8 + LINE * math.ceil(len(legend) / 4)
-    canvas = np.full((head + side * cell, side * cell, 3), 255, np.uint8)
+    canvas = Canvas(head + side * (thumb + GAP), side * (thumb + GAP))
+    canvas.write(title, 4, 2, size=8, weight="bold")
+    _put_map(canvas, (0, head), (rows, cells, side), (thumb, FRAME), picture, labels, colours)
+    figure = canvas.figure()
+    _add_legend(figure, legend, (6, LINE + 6), fontsize=8)
+    return figure, len(rows)
+
+
+def draw_maps(
+    maps: dict[str, np.ndarray],
+    labels: np.ndarray,
+    classes: list[str],
+    picture: Callable[[int, int], np.ndarray],
+    title: str,
+) -> plt.Figure:
+    """Draw maps of the same photos beside each other. maps: {title: places (N, 2)}.
+
+    The others are as of `draw_map`.
+    """
+    colours, legend = _colours(labels, classes)
+    grids = [cells_of(places, BESIDE_CELLS) for places in maps.values()]
+    side = grids[0][2]
+    thumb = BESIDE // side - GAP
+    line = 34
+    head = MARGIN + line * (3 + math.ceil(len(legend) / 4))
+    canvas = Canvas(head + BESIDE + MARGIN, MARGIN + (BESIDE + BETWEEN) * len(maps))
+    canvas.write(title, MARGIN, MARGIN, size=14, weight="bold")
+    for number, (name, grid) in enumerate(zip(maps, grids, strict=True)):
+        left = MARGIN + number * (BESIDE + BETWEEN)
+        canvas.write(start_of(name, BESIDE, 14), left, head - line - 6, size=14)
+        _put_map(canvas, (left, head), grid, (thumb, 2 * FRAME), picture, labels, colours)
+        if number:
+            middle = left - BETWEEN // 2
+            canvas.pixels[head - line : -MARGIN, middle - 1 : middle + 1] = 200
+    figure = canvas.figure()
+    _add_legend(figure, legend, (MARGIN, MARGIN + line + 8), fontsize=14)
+    return figure
+
+
+def show_maps(path: Path, maps: dict[str, np.ndarray], photos, rows: np.ndarray, how: str) -> Shown:
+    """Write maps of `rows` of `photos` beside each other, and say what they show.
+
+    maps: {title: places (N, 2)}. how: t-SNE or PCA.
+    """
+    labels, classes, picture = photos.labels[rows], photos.classes, thumbnails(photos, rows)
+    title = f"{len(labels):,} photos, similar ones close together ({how})"
+    save_picture(draw_maps(maps, labels, classes, picture, title), path)
+    in_frames = " The frames are the classes, which the encoder was not told." if classes else ""
+    caption = (
+        "Photos that an encoder takes for similar lie close together; each map shows those that "
+        f"lie nearest to the middle of a cell.{in_frames} Look whether what belongs together "
+        "lies together, and by what photos are parted: by what is on them, or by colour and light."
+    )
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes)).tolist()
+    parts = [f"{count:,} of {printable(name)}" for name, count in zip(classes, counts, strict=True)]
+    many = f" and {len(parts) - 10:,} more classes" if len(parts) > 10 else ""
+    among = f": {', '.join(parts[:10])}{many}" if parts else ""
+    alt = f"A map of {len(labels):,} photos by {how} for {' and for '.join(maps)}{among}."
+    return Shown(path, "The map of the photos", caption, alt)
+
+
+def _put_map(canvas, corner, grid, sizes, picture, labels, colours) -> None:
+    """Put thumbnails into the cells of `grid` (see `cells_of`). sizes: of thumbnail and frame."""
+    (left, top), (rows, cells, side), (thumb, frame) = corner, grid, sizes
     for row, (column, line) in zip(rows.tolist(), cells, strict=True):
         colour = colours.get(int(labels[row]))
-        room = thumb - 2 * FRAME if colour is not None else thumb
-        pixels = picture(row, room)
+        pixels = picture(row, thumb - 2 * frame if colour is not None else thumb)
         if colour is not None:
-            pixels = _framed(pixels, colour)
-        top = head + (side - 1 - line) * cell + (thumb - pixels.shape[0]) // 2
-        left = column * cell + (thumb - pixels.shape[1]) // 2
-        canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    figure = _figure(canvas)
-    _write(figure, canvas, 4, 2, title, fontsize=8, weight="bold")
+            pixels = framed(pixels, colour, frame)
+        place = left + column * (thumb + GAP), top + (side - 1 - line) * (thumb + GAP)
+        canvas.put(pixels, *place, cell=thumb)
+
+
+def _add_legend(figure: plt.Figure, legend: list, place: tuple[int, int], fontsize: float) -> None:
+    """Name the colours, at `place` in pixels from the upper left corner."""
     if legend:
+        width, height = figure.get_size_inches() * figure.dpi
         figure.legend(
             handles=[plt.Rectangle((0, 0), 1, 1, color=c, label=plain(name)) for name, c in legend],
-            loc="upper left", bbox_to_anchor=(0, 1 - LINE / canvas.shape[0]), ncols=4, fontsize=8,
-            frameon=False, borderaxespad=0, labelspacing=0.3,
+            loc="upper left", bbox_to_anchor=(place[0] / width, 1 - place[1] / height), ncols=4,
+            fontsize=fontsize, frameon=False, borderaxespad=0, borderpad=0, labelspacing=0.3,
         )  # fmt: skip
-    return figure, len(rows)
 
 
 def draw_sheet(rows: list[list[Picture]]) -> plt.Figure:
@@ -119,22 +197,14 @@ def draw_sheet(rows: list[list[Picture]]) -> plt.Figure:
     lines = max(len(picture.caption) for row in rows for picture in row)
     width = LARGE_THUMB + 4 * GAP
     height = width + lines * LINE
-    canvas = np.full((len(rows) * height, max(map(len, rows)) * width, 3), 255, np.uint8)
-    captions = []
+    canvas = Canvas(len(rows) * height, max(map(len, rows)) * width)
     for line, row in enumerate(rows):
         for column, picture in enumerate(row):
-            high, wide = picture.pixels.shape[:2]
-            top = line * height + (LARGE_THUMB - high) // 2 + GAP
-            left = column * width + (LARGE_THUMB - wide) // 2 + GAP
-            canvas[top : top + high, left : left + wide] = picture.pixels
-            captions += [
-                (column * width + GAP, line * height + LARGE_THUMB + 2 * GAP + LINE * at, text)
-                for at, text in enumerate(picture.caption)
-            ]
-    figure = _figure(canvas)
-    for left, top, text in captions:
-        _write(figure, canvas, left, top, _end_of(text), fontsize=7)
-    return figure
+            left, top = column * width + GAP, line * height + GAP
+            canvas.put(picture.pixels, left, top, cell=LARGE_THUMB)
+            for at, text in enumerate(picture.caption):
+                canvas.write(_end_of(text), left, top + LARGE_THUMB + GAP + LINE * at, size=7)
+    return canvas.figure()
 
 
 def _colours(labels: np.ndarray, classes: list[str]) -> tuple[dict, list[tuple[str, str]]]:
@@ -148,28 +218,6 @@ def _colours(labels: np.ndarray, classes: list[str]) -> tuple[dict, list[tuple[s
     if len(order) > len(shown):
         legend.append((f"{len(order) - len(shown):,} more classes", OTHER_CLASSES))
     return colours, legend
-
-
-def _framed(pixels: np.ndarray, colour: str) -> np.ndarray:
-    """Put a frame of a colour, "#RRGGBB", around a picture."""
-    height, width = pixels.shape[:2]
-    framed = np.empty((height + 2 * FRAME, width + 2 * FRAME, 3), np.uint8)
-    framed[:] = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
-    framed[FRAME:-FRAME, FRAME:-FRAME] = pixels
-    return framed
-
-
-def _figure(canvas: np.ndarray) -> plt.Figure:
-    """Make a figure that shows each pixel of uint8 (H, W, 3) as one pixel."""
-    figure = plt.figure(figsize=(canvas.shape[1] / DPI, canvas.shape[0] / DPI), dpi=DPI)
-    figure.figimage(canvas, origin="upper")
-    return figure
-
-
-def _write(figure: plt.Figure, canvas: np.ndarray, left: int, top: int, text: str, **style) -> None:
-    """Write a text at pixels from the upper left corner."""
-    at = left / canvas.shape[1], 1 - top / canvas.shape[0]
-    figure.text(*at, plain(text), va="top", **style)
 
 
 def _end_of(text: str) -> str:

@@ -225,6 +225,16 @@ def load_pretrained(path: str | Path) -> dict:
             state = {}
         if "hidden_dim" not in state.get("config", {}):  # not a state of pretraining
             raise
+    print(
+        f"{printable(str(path))} is of a run that is not finished (step {state['step']:,}): its "
+        "encoder may become better",
+        file=sys.stderr,
+    )
+    return encoder_of_state(state)
+
+
+def encoder_of_state(state: dict) -> dict:
+    """Take the encoder out of a state of pretraining, as a checkpoint of its own kind."""
     config, step = dict(state["config"]), state["step"]
     init_weights = config.pop("weights")
     weights = {
@@ -232,11 +242,6 @@ def load_pretrained(path: str | Path) -> dict:
         for name, value in state["model"].items()
         if name.startswith("encoder.")
     }
-    print(
-        f"{printable(str(path))} is of a run that is not finished (step {step:,}): its encoder may "
-        "become better",
-        file=sys.stderr,
-    )
     shared = {key: config[key] for key in FROM_PRETRAINED}
     about = {"config": config, "step": step, "data_fingerprint": state["data_fingerprint"]}
     about["init_weights"] = init_weights

@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 from photo_files import png, pngs, write_folder, write_tar, write_zip
 
 from byol.errors import UserError
-from data import make_split, open_photos
+from data import make_split, open_again, open_photos
 from data.labels import digest_of, read_table
 
 
@@ -340,3 +341,52 @@ def test_a_group_on_both_sides_of_a_test_split_is_told(tmp_path, capsys):
 def test_a_pattern_of_groups_that_will_not_do_is_refused(flat, pattern, words):
     with pytest.raises(UserError, match=f"--group-by .* {words}"):
         opened(flat, group_by=pattern)
+
+
+# ---- opened again, for a run that is known by its photos
+
+
+def test_a_pack_is_opened_again_with_its_labels_though_the_photos_are_gone(flat, tmp_path, capsys):
+    settings = {
+        "labels_file": table(tmp_path, "file,label\ncat.1.png,a\nx/bird.png,b\n"),
+        "group_by": "cat|dog",
+    }
+    before = opened(flat, **settings)
+    shutil.rmtree(flat)
+    capsys.readouterr()
+    again = open_again(before.fingerprint, str(flat), 8, **settings)
+    assert capsys.readouterr() == ("", "")
+    assert labels_of(again) == labels_of(before)
+    assert again.groups.tolist() == before.groups.tolist()
+    np.testing.assert_array_equal(again.images[:], before.images[:])
+    by_names = before.fingerprint.partition("-")[0]  # as earlier versions knew photos
+    assert open_again(by_names, str(flat), 8).fingerprint == before.fingerprint
+
+
+def test_two_sources_are_opened_again(tmp_path):
+    write_folder(tmp_path / "a", pngs("cat/1.png", "dog/2.png"))
+    write_folder(tmp_path / "b", {"3.png": png(7), "x/4.png": png(8)})
+    labelled = {"labelled": str(tmp_path / "a"), "group_by": r"\d"}
+    before = opened(tmp_path / "b", **labelled)
+    again = open_again(before.fingerprint, str(tmp_path / "b"), 8, **labelled)
+    assert labels_of(again) == labels_of(before)
+    assert sorted(again.classes) == ["cat", "dog"]
+
+
+def test_what_was_not_packed_is_not_opened_again(flat, tmp_path):
+    before = opened(flat)
+    for fingerprint, side in ((before.fingerprint, 9), ("0" * 64, 8), ("", 8)):
+        with pytest.raises(UserError, match="BYOL_CACHE"):
+            open_again(fingerprint, str(flat), side)
+    assert not list((tmp_path / "flat").glob(".*"))
+
+
+def test_of_two_packs_that_of_the_source_is_opened_again(tmp_path):
+    """Photos lie there in the order in which the source has them."""
+    content = pngs("b.png", "a.png")
+    zipped = opened(write_zip(tmp_path / "p.zip", content))
+    folder = opened(write_folder(tmp_path / "p", content))
+    assert folder.fingerprint == zipped.fingerprint
+    for before, name in ((zipped, "p.zip"), (folder, "p")):
+        again = open_again(before.fingerprint, str(tmp_path / name), 8)
+        assert list(again.names) == list(before.names)

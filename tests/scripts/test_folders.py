@@ -54,7 +54,7 @@ def test_a_run_in_the_folder_of_the_photos_goes_on_after_a_plot(in_tmp, capsys):
     assert train_classifier.main(classifier) == 0
     told = capsys.readouterr().err
     assert "holds this run, finished" in told
-    assert "pictures that this project drew (accuracy.png, loss1.png" in told
+    assert "pictures that this project drew (accuracy.png, confusion.png, loss1.png" in told
     assert {text[:22] for text in told.splitlines() if text.startswith("classes")} == {
         "classes     2: cat 16,"
     }

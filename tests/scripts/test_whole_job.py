@@ -47,8 +47,7 @@ def test_pretraining_says_what_it_does_and_writes_what_it_has_learned(pretrained
 
 def test_classifiers_and_pictures_follow(pretrained, photos, classify, tmp_path, capsys):
     shutil.copy(pretrained.folder / "byol.pt", "byol.pt")
-    Path("runs/byol").mkdir(parents=True)
-    shutil.copy(pretrained.folder / "runs" / "byol" / "metrics.jsonl", "runs/byol")
+    shutil.copytree(pretrained.folder / "runs" / "byol", "runs/byol")
     random = ["--data", str(photos), "--labels", "8", "--image-size", "32", "--store-size", "32"]
     for seed in ("0", "1"):
         assert classify(*random, "--seed", seed) == 0
@@ -72,7 +71,8 @@ def test_classifiers_and_pictures_follow(pretrained, photos, classify, tmp_path,
     captured = capsys.readouterr()
     assert "no run" not in captured.out + captured.err
     assert "(2 seeds)" in captured.out
-    for name in ("loss1", "loss2", "accuracy", "pretraining"):
+    for name in ("loss1", "loss2", "accuracy", "pretraining", "views", "map", "neighbours",
+                 "confusion", "mistakes"):  # fmt: skip
         with Image.open(f"plots/{name}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 5
 
