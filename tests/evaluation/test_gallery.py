@@ -15,6 +15,7 @@ from byol.evaluation.training_views import training_views
 from byol.hardware.batches import Batches
 from byol.report.canvas import Canvas, end_of, enlarged, rgb, start_of
 from byol.report.confusion import confusion_of, gathered, most_confused, show_confusion
+from byol.report.four import show_pretraining
 from byol.report.gallery import Shown
 from byol.report.groups import best_of, frozen_run, with_random
 from byol.report.mistakes import draw_mistakes, percent
@@ -318,6 +319,21 @@ def test_the_best_stands_beside_random_weights_that_learned_the_same_way():
     groups["random", True] = [run("random", True, table, 0.99)]  # the best of all
     assert with_random(groups) == [("random", True), ("byol", True)]
     assert frozen_run({("random", True): [{"name": "x"}], ("byol", True): [{"name": "y"}]}) == "y"
+
+
+def test_the_words_of_pretraining_have_the_last_figures_and_those_of_health(tmp_path):
+    row = {"step": 1, "epoch": 0.5, "loss": 4.0, "lr": 0.1, "tau": 0.99, "spread": 0.8}
+    look = {"kind": "health", "step": 2, "epoch": 1.0, "effective_rank": 37.25}
+    rows = [{**look, "of": "random", "knn_accuracy": 0.5}, row,
+            {**row, "step": 2, "epoch": 1.0, "loss": 2.5, "spread": 0.75},
+            {**look, "of": "encoder", "knn_accuracy": 0.625, "effective_rank": 80.5}]  # fmt: skip
+    shown = show_pretraining(tmp_path / "pretraining.png", {"byol": rows})
+    assert shown.path.is_file()
+    assert "byol: loss 2.500 and spread 0.75 after 1.0 epochs" in shown.alt
+    assert "kNN 62.5 % (random weights 50.0)" in shown.alt
+    assert "effective rank 80.5 (random weights 37.2)" in shown.alt
+    shown = show_pretraining(tmp_path / "pretraining.png", {"byol": [row]})
+    assert shown.alt == "byol: loss 4.000 and spread 0.80 after 0.5 epochs."
 
 
 # ---- the canvas
