@@ -50,6 +50,7 @@ from byol.hardware.device import describe, set_up
 from byol.hardware.step import prepare
 from byol.progress import say, silent
 from byol.report import page, table
+from byol.run.about import current_command
 from byol.run.folder import clear_half_written, lock_run_folder, make_folder
 from data import make_split, open_photos
 
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         "inner_blocks": config.blocks,
         "device": describe(device, amp),
         "torch": torch.__version__,
+        "command": current_command(),
     }
     cells: list[table.Cell] = []
 

@@ -42,13 +42,16 @@ from byol.report.confusion import show_confusion
 from byol.report.four import show_accuracy, show_losses, show_pretraining
 from byol.report.gallery import Shown
 from byol.report.groups import best_of, frozen_run, name_trained
+from byol.report.html import write_page
 from byol.report.mistakes import show_mistakes
 from byol.report.mosaic import show_maps
 from byol.report.neighbours import show_neighbours
+from byol.report.parts import left_by_evaluate, parts_of
 from byol.report.redraw import Redraw, looks, stamp
 from byol.report.runs import read_runs
 from byol.report.style import TRAINED, styles_of
 from byol.report.table import accuracy_table
+from byol.report.verdict import verdict
 from byol.report.views import show_views
 from byol.run.checkpoint import load_encoder
 from byol.run.folder import make_folder
@@ -56,6 +59,7 @@ from byol.run.left import read_config, read_json, read_trained
 from data import make_split, open_again
 
 VIEWED = 6  # photos, with their views
+PAGE = "index.html"
 
 
 @command
@@ -69,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         for redraw.last in looks(runs, args.watch):  # once, or with --watch again and again
             try:
-                table, shown = draw(runs, out, args.photos, redraw)
+                table, shown = draw(runs, out, args, redraw)
             except UserError:  # of a run that has only begun there is nothing yet
                 if redraw.last:
                     raise
@@ -77,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         raise KeyboardInterrupt(f"the pictures in {out} are as they were last drawn") from None
     print(table, end="")
     print("\n".join(printable(str(each.path)) for each in shown))
+    print(printable(str(out / PAGE)))
 
 
 def read_flags(argv: list[str] | None) -> argparse.Namespace:
@@ -91,14 +96,26 @@ def read_flags(argv: list[str] | None) -> argparse.Namespace:
         "--no-photos", dest="photos", action="store_false", help="draw no pictures made of photos"
     )
     parser.add_argument(
+        "--evaluation",
+        metavar="FOLDER",
+        default="evaluation",
+        help="folder of evaluate.py, shown as well if it is there [evaluation]",
+    )
+    parser.add_argument(
         "--watch", action="store_true", help="draw again as runs go on, until none does"
     )
     return parser.parse_args(argv)
 
 
-def draw(runs: Path, out: Path, with_photos: bool, redraw: Redraw) -> tuple[str, list[Shown]]:
-    """Draw what there is below `runs`: the table of accuracies, and the pictures in their order."""
+def draw(
+    runs: Path, out: Path, args: argparse.Namespace, redraw: Redraw
+) -> tuple[str, list[Shown]]:
+    """Draw what there is below `runs`: the table of accuracies, and the pictures in their order.
+
+    The page is written from them.
+    """
     # ---- what there is
+    with_photos = args.photos
     with redraw.telling_once():
         classifiers, pretraining = read_runs(runs)
     if not classifiers and not pretraining:
@@ -142,6 +159,14 @@ def draw(runs: Path, out: Path, with_photos: bool, redraw: Redraw) -> tuple[str,
     for freeze, name in ((True, "loss2.png"), (False, "loss1.png")):
         if any(of_group == freeze for _, of_group in groups):
             add(name, summaries, show_losses, groups, freeze)
+
+    # ---- the page
+    of_runs = classifiers[0]["summary"]["images"] if classifiers else None
+    sentence, judged, left_out = left_by_evaluate(Path(args.evaluation), of_runs)
+    for text in left_out:
+        redraw.say(f"passed over  {text}")
+    parts = parts_of(runs, list(pretraining), classifiers)
+    write_page(out / PAGE, sentence or verdict(groups), groups, shown, judged, parts)
     return accuracy_table(groups), shown
 
 

@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     first_step = run.start(schedule, log=log, model=model, optimizer=optimizer, scaler=scaler)
     write_json(run.folder / "config.json", dataclasses.asdict(config))
     split.save(run.folder / "split.json")
+    run.begin_about(photos, split, describe(device, amp))
 
     # ---- the loop
     model.train()

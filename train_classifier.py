@@ -81,6 +81,7 @@ def train(
     run = ClassifierRun(config, pretrained, photos, say)
     if run.summary:  # finished before, with the same settings, weights and photos
         return run.summary
+    run.begin_about(photos, split, describe(device, amp))
     schedule = config.schedule(len(labels.train))
     say(f"data        {labels}")
 

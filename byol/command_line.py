@@ -36,6 +36,7 @@ from byol.config import (
 )
 from byol.errors import NO_ROOM, UserError, gpu_is_full, nearest, printable
 from byol.progress import silence
+from byol.run.about import running
 from byol.run.events import check_tensorboard
 
 HELP_ALL = "--help-all"
@@ -250,7 +251,8 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
 
     def finish(argv: list[str] | None) -> int:
         try:
-            main(argv)
+            with running(main.__code__.co_filename, argv):
+                main(argv)
         except KeyboardInterrupt as interrupt:
             what = str(interrupt) or "nothing was saved; run the command again"
             print(f"interrupted: {printable(what)}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -39,6 +40,7 @@ class ClassifierRun(Run):
     """A `Run` of `train_classifier.py`. `summary` is set if it was finished before."""
 
     saves_at_end = False  # the test comes after the last step, and a result after the test
+    about_name = "about.partial.json"  # in the end it is in summary.json, so that both are of a run
 
     def __init__(
         self, config: ClassifierConfig, pretrained: dict | None, photos, say: Callable = say
@@ -52,7 +54,7 @@ class ClassifierRun(Run):
         going_on = config.resume and holds_a_run(folder)
         identity = run_identity(config, pretrained, photos)
         super().__init__(folder, identity, dataclasses.replace(config, resume=going_on))
-        self.config, self.say_to = config, say
+        self.config, self.say_to, self.resume = config, say, config.resume
         self.check_same_photos(photos)
         self.summary = read_if_finished(self.folder, identity) if config.resume else None
         if self.summary:
@@ -71,6 +73,11 @@ class ClassifierRun(Run):
 
     def say(self, text: str) -> None:
         self.say_to(text)
+
+    def known_as(self) -> str:
+        """Name the run by what decides its result: stopped between folds, it has no state yet."""
+        text = json.dumps(self.settings, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def open_log(self, *about) -> ClassifierLog:
         # not `self.say`: run and log would hold each other, and the lock of the folder with them
@@ -115,8 +122,12 @@ class ClassifierRun(Run):
             "run": self.settings,
             "curve": log.history,
         }
+        if self.about:
+            self.about.write()
+            summary["about"] = self.about.content
         write_json(folder / "summary.json", summary)
         remove_states(folder)
+        (folder / self.about_name).unlink(missing_ok=True)
         (folder / KEPT).unlink(missing_ok=True)
         return summary
 

@@ -8,7 +8,7 @@ from byol.errors import printable
 from byol.report.gallery import Shown
 from byol.report.pictures import draw_accuracy, draw_losses, save_picture
 from byol.report.pretraining import draw_pretraining, health_of, training_of
-from byol.report.style import TRAINED, styles_of
+from byol.report.style import TRAINED, accuracy_name, styles_of
 from byol.report.table import mean_and_deviation
 
 
@@ -21,9 +21,9 @@ def show_accuracy(path: Path, groups: dict) -> Shown:
         told.append(f"{_name(init)}, {TRAINED[freeze]}: {mean_and_deviation(values, ' seeds')} %")
     summary = next(iter(groups.values()))[0]["summary"]
     caption = (
-        f"Test accuracy with {summary['labels']:,} labels ({summary['tested_on']}, "
-        f"{summary['test_images']:,} photos). Pretraining pays if BYOL's bars are higher than "
-        "those of random weights by more than the dots of the seeds are apart."
+        f"{accuracy_name(summary).capitalize()} with {summary['labels']:,} labels "
+        f"({summary['tested_on']}, {summary['test_images']:,} photos). Pretraining pays if BYOL's "
+        "bars are higher than those of random weights by more than the dots of the seeds are apart."
     )
     return Shown(path, "Accuracy", caption, "; ".join(told) + ".")
 

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from byol.files import write_atomically
-from byol.report.style import REPRESENTATIONS, TRAINED, plain, styles_of
+from byol.report.style import REPRESENTATIONS, TRAINED, accuracy_name, plain, styles_of
 from byol.report.table import PROTOCOLS, Cell
 
 DPI = 120
@@ -100,7 +100,7 @@ def draw_accuracy(groups: dict) -> plt.Figure:
     axes.set_ylim(0, 122)  # room for the legend above a bar of 100
     axes.set_yticks(range(0, 101, 20))
     axes.set_xticks([0, 1], [TRAINED[True], TRAINED[False]])
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(f"{accuracy_name(summary)} (%)")
     seeds = max(len(g) for g in groups.values())
     axes.set_title(
         f"{data_name(summary)}, {summary['labels']} labels, {summary['image_size']} px"

@@ -34,6 +34,12 @@ def styles_of(starts: Iterable[str]) -> dict[str, dict]:
     return styles
 
 
+def accuracy_name(summary: dict) -> str:
+    """Name the accuracy of a classifier by what it was judged on, as summary.json says it."""
+    by_folds = summary.get("tested_on") == "cross-validation"
+    return "cross-validated accuracy" if by_folds else "test accuracy"
+
+
 def plain(text: str) -> str:
     """Escape a text for a picture: dollars set off formulas, lone surrogates are errors."""
     return printable(text).replace("$", r"\$")

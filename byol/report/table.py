@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from byol.config import REPRESENTATIONS
-from byol.report.style import TRAINED, styles_of
+from byol.report.style import TRAINED, accuracy_name, styles_of
 
 UNEVEN = 1.1  # share of the largest class against even shares, from which both are shown
 PROTOCOLS = {"linear": "linear evaluation", "knn": "kNN", "fine-tuned": "fine-tuned"}
@@ -100,8 +100,8 @@ def accuracy_table(groups: dict) -> str:
         return ""
     styles = styles_of(init for init, _ in groups)
     labels = " | ".join(style["label"] for style in styles.values())
-    lines = [f"| test accuracy, % | {labels} |", "|---|" + "---|" * len(styles)]
     summaries = [run["summary"] for runs in groups.values() for run in runs]
+    lines = [f"| {accuracy_name(summaries[0])}, % | {labels} |", "|---|" + "---|" * len(styles)]
     uneven = any(s.get("chance", 0) > UNEVEN / len(s["classes"]) for s in summaries)
     figures = {"test_accuracy": ""} | ({"balanced_accuracy": ", balanced"} if uneven else {})
     for freeze in (True, False):

@@ -13,6 +13,7 @@ from byol.config import MAY_DIFFER_ON_RESUME, PretrainConfig
 from byol.errors import Stopped, UserError, printable
 from byol.progress import say
 from byol.run import checkpoint
+from byol.run.about import About
 from byol.run.events import remove_events
 from byol.run.folder import (
     LAST,
@@ -33,19 +34,21 @@ class Run:
     """
 
     saves_at_end = True  # a finished run keeps its last state, and can be made longer
+    about_name = "about.json"
 
     def __init__(self, folder: str | Path, settings: dict, config):
         """Make the folder and lock it. config: `resume`, `overwrite`, `save_every`, `save_within`.
 
         Raises `UserError` if the folder cannot be used as asked (see `open_run_folder`).
         """
-        self.settings, self.overwrite = settings, config.overwrite
+        self.settings, self.overwrite, self.resume = settings, config.overwrite, config.resume
         self.save_every = config.save_every  # seconds at least, at the end of an epoch
         self.save_within = getattr(config, "save_within", config.save_every)  # at most
         self.folder, self._lock = open_run_folder(
             folder, resume=config.resume, overwrite=config.overwrite
         )
         self.state: dict | None = None
+        self.about: About | None = None
         self.fingerprint = self.learned = ""
         self.name = secrets.token_hex(4)  # says later which run wrote a file
 
@@ -183,6 +186,15 @@ class Run:
     def say(self, text: str) -> None:
         say(text)
 
+    def begin_about(self, photos, split, device: str) -> None:
+        """Begin to write down what makes the run: the command, the machine, these photos, times."""
+        path = self.folder / self.about_name
+        self.about = About(path, self.known_as(), self.resume, photos, split, device)
+
+    def known_as(self) -> str:
+        """Name the run, in the same way if it goes on."""
+        return self.name
+
     def __enter__(self) -> Run:
         self.interrupt = Interrupt()
         self.interrupt.__enter__()
@@ -217,4 +229,6 @@ class Run:
             content |= {"step": done, "config": self.settings, "run": self.name}
             content |= {"learned": self.learned} if self.learned else {}
             checkpoint.save_state(self.folder, {**content, "data_fingerprint": self.fingerprint})
+            if self.about:
+                self.about.write()
         self.saved_at = time.perf_counter()

@@ -70,7 +70,10 @@ def test_all_pictures_are_drawn_and_told_in_order(job, capsys):
     names, told = plot(capsys)
     assert names == ALL
     assert told == ""
-    assert sorted(ALL) == sorted(os.listdir("plots"))
+    assert sorted([*ALL, "index.html"]) == sorted(os.listdir("plots"))
+    page = Path("plots/index.html").read_text()
+    assert page.count("<figure>") == len(ALL)
+    assert "python train_byol.py --data" in page  # the command, as it was recorded
     for name in ALL:
         with Image.open(f"plots/{name}") as picture:
             pixels = np.asarray(picture.convert("RGB"))
