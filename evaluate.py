@@ -4,6 +4,7 @@
     python evaluate.py byol.pt --frozen-only               # without fine-tuning
     python evaluate.py byol.pt --init imagenet             # torchvision's weights beside ours
     python evaluate.py byol.pt byol_multi.pt --labels 250 all --seeds 3 1 --epochs 100 20
+    python evaluate.py byol.pt --curve                     # accuracy against the number of labels
 
 Two representations of each checkpoint and of random weights: the average pool alone, and combined
 with inner blocks. Writes table.md, table.json and table.png when all is done, and until then
@@ -16,42 +17,45 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import train_classifier
 from byol.command_line import Parser, command, parse
 from byol.config import AMP, REPRESENTATIONS, ClassifierConfig
-from byol.encoder import Encoder, check_inner_blocks
-from byol.errors import Stopped, UserError, printable
+from byol.encoder import check_inner_blocks
+from byol.errors import Stopped, UserError, note, printable
+from byol.evaluation import curve
 from byol.evaluation.classifier_run import (
     can_go_on,
     read_if_finished,
     run_identity,
     take_split,
 )
-from byol.evaluation.features import FeatureExtractor
 from byol.evaluation.labelled import check_classes, check_labelled, pick_test_images
-from byol.evaluation.linear_and_knn import FeatureBank
 from byol.evaluation.protocol import (
     Protocol,
     Weights,
+    extract_bank,
     losses_of,
     parse_count,
+    parse_labels,
     read_checkpoints,
     read_given,
     read_protocols,
 )
 from byol.evaluation.scores import Scores
 from byol.hardware.device import describe, set_up
-from byol.hardware.step import prepare
 from byol.progress import say, silent
-from byol.report import page, table
+from byol.report import label_curve, page, table
 from byol.run.about import current_command
 from byol.run.folder import clear_half_written, lock_run_folder, make_folder
+from byol.run.start import imagenet_file
 from data import make_split, open_photos
 
 TO_CLASSIFIER = (  # flags that are settings of train_classifier.py
@@ -65,14 +69,15 @@ TO_CLASSIFIER = (  # flags that are settings of train_classifier.py
 def main(argv: list[str] | None = None) -> None:
     # ---- what to judge, and how
     args = read_flags(argv)
-    protocols = read_protocols(args.labels, args.seeds, args.epochs, args.batch_size)
+    protocols = read_what(args)
     config, given = parse(ClassifierConfig, flags_for_classifier(args))
     device, amp = set_up(config.device, config.amp)
     judged = read_checkpoints(args.checkpoints, config, given)
     config = judged[0].config
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
     supervised_epochs = read_supervised_epochs(args, judged[0])
-    judged += read_given(args.init, judged[0])
+    imagenet = find_imagenet(config) if args.curve is not None else []
+    judged += read_given(list(dict.fromkeys([*args.init, *imagenet])), judged[0])
 
     out = make_folder(args.out, "--out")
     _lock = lock_run_folder(out, "--out")  # until main ends
@@ -82,10 +87,13 @@ def main(argv: list[str] | None = None) -> None:
     config = dataclasses.replace(config, init="random")
     random = Weights("random", config)
     check_classes(config, photos)
+    if args.curve is not None:
+        judge_curve(args, protocols, out, photos, config, random, judged, device, amp)
+        return
     tested = {p.labels: check_protocol(photos, config, p) for p in protocols}
     say(describe_run(photos, tested, config, judged, describe(device, amp), out))
     about = {
-        "checkpoints": [describe_weights(weights) for weights in judged],
+        "checkpoints": [weights.describe() for weights in judged],
         "data": config.data,
         "fingerprint": photos.fingerprint,
         "tested_on": tested,
@@ -98,9 +106,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- frozen: the features of all images once, then each label count and draw of the labels
     started = time.perf_counter()
+    with_class = (photos.labels >= 0).nonzero()[0]
     for weights in (random, *judged):
         for seed in range(max(p.seeds for p in protocols) if weights is random else 1):
-            bank = extract_bank(weights, seed, photos, config, device, amp)
+            bank = extract_bank(weights, seed, photos, with_class, config, device, amp)
             for protocol in protocols:
                 for draw in protocol.draws(weights, seed):
                     split = split_of(photos, config, protocol, draw)
@@ -142,16 +151,20 @@ def read_flags(argv: list[str] | None):
     add("checkpoints", metavar="FILE", nargs="+", help="files that train_byol.py wrote")
     add("--init", nargs="+", default=[], metavar="FILE", help="other weights to judge beside them: "
         "imagenet (torchvision's), or files of a ResNet's state dict")  # fmt: skip
-    add("--labels", metavar="N", nargs="+", default=["250"],
-        help="numbers of labelled images, or all [250]")  # fmt: skip
+    add("--curve", metavar="N", nargs="*",
+        help="one file: accuracy against the number of labels, as a picture and a sentence "
+        f"[{' '.join(curve.COUNTS)}]")  # fmt: skip
+    add("--labels", metavar="N", nargs="+", help="numbers of labelled images, or all [250]; with "
+        "--curve the one of the sentence [pretraining's, else the most]")  # fmt: skip
     add("--seeds", metavar="N", nargs="+", default=["3"],
         help=f"runs of what is random: {each} [3]")  # fmt: skip
-    add("--epochs", metavar="N", nargs="+", default=["100"],
-        help=f"epochs of fine-tuning: {each} [100]")  # fmt: skip
+    add("--epochs", metavar="N", nargs="+", help=f"epochs of fine-tuning: {each} [100; with "
+        f"--curve those of {curve.STEPS} steps, at least {curve.LEAST_EPOCHS}]")  # fmt: skip
     add("--batch-size", metavar="N", nargs="+", default=["50"], help=f"of fine-tuning: {each} [50]")
     add("--supervised-epochs", metavar="N",
         help="from random weights on the most labels; 0: none [pretraining's]")  # fmt: skip
     add("--config", metavar="FILE", help="TOML file whose [classifier] says how to fine-tune")
+    add("--representation", choices=REPRESENTATIONS, help="of --curve [combined]")
     add("--frozen-only", dest="fine_tune", action="store_false", help="no fine-tuning")
     add("--data", metavar="X", help="the images [those of pretraining]")
     add("--classes-at", metavar="N", help="which folder of a photo's path names its class, or auto "
@@ -187,6 +200,38 @@ def read_flags(argv: list[str] | None):
     return parser.parse_args(argv)
 
 
+def read_what(args) -> list[Protocol]:
+    """Read how much is labelled, and how to train. Raises `UserError` for what does not fit."""
+    if args.curve is None:
+        if args.representation:
+            raise UserError("--representation is for --curve; the table has both")
+        labels, epochs = args.labels or ["250"], args.epochs or ["100"]
+        return read_protocols(labels, args.seeds, epochs, args.batch_size)
+    if len(args.checkpoints) > 1:
+        raise UserError("--curve judges one file: leave the others out, or give --init for weights "
+                        "of other origin")  # fmt: skip
+    if args.supervised_epochs is not None:
+        raise UserError("--supervised-epochs is for the table; --curve trains from scratch with "
+                        "each label count, for --epochs")  # fmt: skip
+    counts, of_sentence = args.curve or list(curve.COUNTS), args.labels or []
+    if len(of_sentence) > 1:
+        raise UserError("--labels: with --curve give one number, that of the sentence")
+    if of_sentence and parse_labels(of_sentence[0], "--labels") not in counts:
+        counts += of_sentence
+    return read_protocols(counts, args.seeds, args.epochs or ["100"], args.batch_size, "--curve")
+
+
+def find_imagenet(config: ClassifierConfig) -> list[str]:
+    """Give `imagenet` if torchvision has its weights on this machine. A line says if not."""
+    path = imagenet_file(config.arch)
+    if config.stem != "imagenet" or not path.exists():
+        why = f"there is no {path}" if config.stem == "imagenet" else f"no {config.stem} stem"
+        say(f"note        no curve of ImageNet weights ({printable(why)}); --init imagenet "
+            "downloads them")  # fmt: skip
+        return []
+    return ["imagenet"]
+
+
 def flags_for_classifier(args) -> list[str]:
     """Write those flags that are settings of `train_classifier.py` as its command line.
 
@@ -208,6 +253,173 @@ def read_supervised_epochs(args, first: Weights) -> int:
     return parse_count(str(epochs), f"epochs in {first.config.init}", 1)
 
 
+# ---- accuracy against the number of labels
+
+
+def judge_curve(args, protocols, out: Path, photos, config, random, judged, device, amp) -> None:
+    """Judge with each label count and draw what has no result yet; write the label curve."""
+    # ---- the test, the same for all; the counts that there are labels for; what is to be done
+    every = make_split(photos, None, config.holdout, config.split_seed)
+    photos, test, tested_on = curve.set_test_apart(photos, every)
+    pool = split_of(photos, config, dataclasses.replace(protocols[0], labels="all"), 0).labelled
+    available = torch.bincount(torch.from_numpy(photos.labels[pool]), minlength=len(photos.classes))
+    protocols, left_out = curve.keep_fitting(protocols, available.tolist(), photos.classes)
+    for labels, reason in left_out.items():
+        note(f"{labels} labels are left out: {reason}")
+    if not args.epochs:
+        for protocol in protocols:
+            count = protocol.count or len(pool)
+            protocol.epochs = curve.epochs_by_rule(count, protocol.batch_size)
+    lines = curve.lines_of(random, judged[0], judged[1:], args.fine_tune)
+    representation = args.representation or "combined"
+    tasks = plan(lines, protocols, photos, config, representation, test)
+    results = curve.Results(out / "label_curve_results.json")
+    about = about_curve(args, photos, config, judged, test, tested_on, left_out, protocols, pool)
+    about |= {"representation": representation, "device": describe(device, amp)}
+    say(describe_curve(tasks, results, about, photos, judged, out))
+
+    try:
+        # ---- frozen: the features that are needed, once, then each count and draw
+        for group in by_bank(tasks, results):
+            judge_group(group, results, photos, test, config, representation, device, amp)
+        write_curve(out, lines, tasks, results, about)
+
+        # ---- all weights: each a run of train_classifier.py
+        ahead = [t for t in tasks if not t.line.frozen and not results.of(t)]
+        for number, task in enumerate(ahead):
+            train_task(task, results, photos, out)
+            if number + 1 < len(ahead) and ahead[number + 1].count != task.count:
+                write_curve(out, lines, tasks, results, about)
+    except KeyboardInterrupt as interrupt:
+        raise Stopped(
+            f"what is finished is in {results.path}; the same command goes on",
+            getattr(interrupt, "code", 130),
+        ) from None
+    content = write_curve(out, lines, tasks, results, about)
+    print(f"{content['table']}\n{content['sentence']}")
+    for kind in ("md", "json", "png"):
+        print(printable(str(out / f"{label_curve.NAME}.{kind}")))
+
+
+def plan(lines, protocols, photos, config, representation: str, test) -> list[curve.Task]:
+    """List all results of the curves: by label count, and those that stay frozen first."""
+    tasks, tested = [], curve.digest_rows(photos, test)
+    for protocol in protocols:
+        for draw in range(protocol.seeds if protocol.count else 1):  # of all labels there is one
+            train = split_of(photos, config, protocol, draw).labelled
+            trained = curve.digest_rows(photos, train)
+            for line in lines:
+                settings = settings_of(config, line.weights, representation, protocol, draw)
+                identity = curve.identify(line, settings, photos, trained, tested)
+                tasks.append(curve.Task(line, protocol, draw, train, settings, identity))
+    return tasks
+
+
+def by_bank(tasks: list[curve.Task], results: curve.Results) -> list[list[curve.Task]]:
+    """Group the frozen tasks without a result by the encoder whose features they need."""
+    groups: dict = {}
+    for task in tasks:
+        if task.line.frozen and not results.of(task):
+            groups.setdefault(task.bank, []).append(task)
+    return list(groups.values())
+
+
+def rows_of(group: list[curve.Task], test: np.ndarray) -> np.ndarray:
+    return np.unique(np.concatenate([test, *(task.train for task in group)]))
+
+
+def judge_group(group, results, photos, test, config, representation, device, amp) -> None:
+    """Judge tasks of one encoder by linear evaluation."""
+    weights, (_, seed) = group[0].line.weights, group[0].bank
+    config = dataclasses.replace(config, representation=representation)
+    bank = extract_bank(weights, seed, photos, rows_of(group, test), config, device, amp)
+    for task in group:
+        started = time.perf_counter()
+        confusion, _ = bank.linear(representation, task.train, test, len(photos.classes))
+        scores = Scores(confusion, photos.classes)
+        seconds = time.perf_counter() - started
+        results.add(task, scores.accuracy, scores.balanced_accuracy, seconds)
+        tell_task(task, scores.accuracy, seconds)
+
+
+def train_task(task: curve.Task, results: curve.Results, photos, out: Path) -> None:
+    """Train all weights for one task, note its result, and remove its run."""
+    folder = out / "label_curve_runs" / task.identity
+    summary = train_or_take(folder, task.settings, task.line.weights, photos)
+    accuracy = summary["test_accuracy"]
+    results.add(task, accuracy, summary["balanced_accuracy"], summary["seconds"])
+    shutil.rmtree(folder, ignore_errors=True)  # a classifier has 45 MB, and there are dozens
+    tell_task(task, accuracy, summary["seconds"])
+
+
+def tell_task(task: curve.Task, accuracy: float, seconds: float) -> None:
+    say(
+        f"{printable(task.line.name)}, {task.count:,} labels, draw {task.draw}: "
+        f"{100 * accuracy:.2f} % ({seconds:.0f} s)"
+    )
+
+
+def about_curve(args, photos, config, judged, test, tested_on, left_out, protocols, pool) -> dict:
+    """Say what the curves are of: all of label_curve.json but the results."""
+    counts = {p.labels: p.count or len(pool) for p in protocols}
+    asked = parse_labels(args.labels[0], "--labels") if args.labels else str(config.labels or "all")
+    tested = torch.bincount(torch.from_numpy(photos.labels[test]), minlength=len(photos.classes))
+    scores = Scores(torch.diag(tested).tolist(), photos.classes)  # of a test without a mistake
+    if scores.warning():
+        print(scores.warning(), file=sys.stderr)
+    pretrained = judged[0].pretrained
+    if tested_on.startswith("labelled") and photos.has_names_of(pretrained["data_fingerprint"]):
+        tested_on += "; BYOL saw them without labels"
+    return {
+        "counts": list(counts.values()),
+        "count": counts.get(asked, max(counts.values())),
+        "left_out": left_out,
+        "epochs": {counts[p.labels]: p.epochs for p in protocols},
+        "measure": "balanced accuracy" if scores.uneven else "test accuracy",
+        "chance": 1 / sum(1 for n in scores.counts if n) if scores.uneven else scores.chance,
+        "tested": len(test),
+        "tested_on": tested_on,
+        "data": config.data,
+        "fingerprint": photos.fingerprint,
+        "image_size": config.image_size,
+        "weights": [weights.describe() for weights in judged],
+        "torch": torch.__version__,
+    }
+
+
+def write_curve(out: Path, lines, tasks, results: curve.Results, about: dict) -> dict:
+    """Write picture, table and sentence of the results so far."""
+    measure = "balanced" if about["measure"].startswith("balanced") else "accuracy"
+    curves = curve.curves_of(lines, tasks, results, measure)
+    verdict = curve.verdict(curves, about["count"])
+    left = sum(1 for task in tasks if not results.of(task))
+    unfinished = f"unfinished, {left} of {len(tasks)} results are missing" if left else ""
+    content = {"sentence": verdict["sentence"], "unfinished": unfinished, **about}
+    return label_curve.write(out, {**content, "verdict": verdict, "curves": curves})
+
+
+def describe_curve(tasks, results, about: dict, photos, judged, out: Path) -> str:
+    """Write the banner: what is judged, and how much of it is to be done."""
+    left = [task for task in tasks if not results.of(task)]
+    trained = [task for task in left if not task.line.frozen]
+    images = sum(task.images for task in trained)
+    counts = ", ".join(f"{n:,} ({about['epochs'][n]} epochs)" for n in about["counts"])
+    return (
+        f"data        {printable(photos.source)}; all are tested on {about['tested']:,} images "
+        f"({about['tested_on']})\n{photos.describe_classes()}\n"
+        f"weights     random, {printable(', '.join(w.config.init for w in judged))}; "
+        f"{about['representation']} features\n"
+        f"labels      {counts}\n"
+        f"device      {about['device']}\n"
+        f"to do       {len(left) - len(trained)} linear evaluations, {len(trained)} trainings of "
+        f"{images:,} images in all; {len(tasks) - len(left)} results are there\n"
+        f"results     {printable(str(out))}"
+    )
+
+
+# ---- the table
+
+
 def check_protocol(photos, config: ClassifierConfig, protocol: Protocol) -> str:
     """Say what a protocol is tested on. Raises `UserError` if labels are too few.
 
@@ -225,15 +437,6 @@ def check_protocol(photos, config: ClassifierConfig, protocol: Protocol) -> str:
     return f"{len(rows):,} images ({tested_on}{chance})"
 
 
-def describe_weights(weights: Weights) -> dict:
-    return {
-        "name": weights.name,
-        "file": weights.config.init,
-        "sha256": weights.digest,
-        "config": weights.pretrained["config"],
-    }
-
-
 def describe_run(photos, tested: dict, config, judged, device: str, out: Path) -> str:
     """Write the banner."""
     blocks = ", ".join(f"{block} ({grid} x {grid})" for block, grid in config.blocks.items())
@@ -247,20 +450,6 @@ def describe_run(photos, tested: dict, config, judged, device: str, out: Path) -
         f"device      {device}\n"
         f"results     {printable(str(out))}"
     )
-
-
-def extract_bank(weights: Weights, seed: int, photos, config, device, amp) -> FeatureBank:
-    """Compute the features of all photos that have a class; `seed` draws random weights."""
-    torch.manual_seed(seed)
-    encoder = weights.encoder or Encoder(config.arch, config.stem)
-    prepare(encoder, device)
-    extract = FeatureExtractor(
-        image_size=config.image_size, mean=config.mean, std=config.std, device=device, amp=amp,
-        inner_blocks=config.blocks, channels=config.channels,
-    )  # fmt: skip
-    rows = (photos.labels >= 0).nonzero()[0]
-    values = extract(encoder, photos, rows, f"features, {printable(weights.name)}")
-    return FeatureBank(values, rows, photos.labels, encoder.widths(config.blocks))
 
 
 def judge_frozen(cells, bank, photos, split, weights, protocol, draw) -> None:
@@ -301,28 +490,8 @@ def fine_tune(
         kind = losses_of(weights.pretrained) if weights.pretrained["config"] else "given"
         start = f"{kind}-{weights.digest[:12]}"
     name = f"{start}-{representation}-{protocol.labels}-{protocol.epochs}epochs-seed{seed}"
-    folder = out / "runs" / name
-    settings = dataclasses.replace(
-        config,
-        init=weights.config.init,
-        representation=representation,
-        labels=protocol.count,
-        label_seed=label_seed(config, seed),
-        seed=seed,
-        epochs=protocol.epochs,
-        batch_size=protocol.batch_size,
-        folds=0,
-        run_dir=str(folder),
-    )
-    identity = run_identity(settings, weights.pretrained, photos)
-    summary = read_if_finished(folder, identity)
-    if not summary:
-        settings.resume = can_go_on(folder, identity)
-        settings.overwrite = not settings.resume
-        try:
-            summary = train_classifier.train(settings, weights.pretrained, photos, quiet, quiet)
-        except UserError as error:
-            raise UserError(f"fine-tuning in {folder}: {error}") from None
+    settings = settings_of(config, weights, representation, protocol, seed)
+    summary = train_or_take(out / "runs" / name, settings, weights, photos)
     value = summary["test_accuracy"]
     place = weights.name, representation, "fine-tuned", protocol.labels
     uneven = "confusion" in summary  # which earlier versions did not write
@@ -335,6 +504,38 @@ def fine_tune(
         f"fine-tuned for {protocol.epochs} epochs {100 * value:.2f} % "
         f"({summary['seconds']:.0f} s)"
     )
+
+
+def settings_of(config, weights: Weights, representation: str, protocol, seed: int):
+    """Give the settings of one run of train_classifier.py."""
+    return dataclasses.replace(
+        config,
+        init=weights.config.init,
+        representation=representation,
+        labels=protocol.count,
+        label_seed=label_seed(config, seed),
+        seed=seed,
+        epochs=protocol.epochs,
+        batch_size=protocol.batch_size,
+        folds=0,
+    )
+
+
+def train_or_take(folder: Path, settings: ClassifierConfig, weights: Weights, photos) -> dict:
+    """Do a run of train_classifier.py, or the rest of it, or take it if it is there: its summary.
+
+    What is in the folder says whether it is this run.
+    """
+    settings = dataclasses.replace(settings, run_dir=str(folder))
+    identity = run_identity(settings, weights.pretrained, photos)
+    if summary := read_if_finished(folder, identity):
+        return summary
+    settings.resume = can_go_on(folder, identity)
+    settings.overwrite = not settings.resume
+    try:
+        return train_classifier.train(settings, weights.pretrained, photos, quiet, quiet)
+    except UserError as error:
+        raise UserError(f"fine-tuning in {folder}: {error}") from None
 
 
 def quiet(_text: str) -> None:

@@ -154,19 +154,31 @@ class FeatureBank:
         self, representation: str, train_rows: np.ndarray, test_rows: np.ndarray, classes: int
     ) -> tuple[list[list[int]], float, list[list[int]]]:
         """Judge as `judge` does: the confusion matrices in place of the accuracies."""
-        widths = self.widths[:1] if representation == "avgpool" else self.widths
-        device = self.values.device
-        train, test = (torch.from_numpy(self.place[r]).to(device) for r in (train_rows, test_rows))
-        x, held = self.values[train, : sum(widths)], self.values[test, : sum(widths)]
-        y, truth = (self.labels[torch.from_numpy(r).to(device)] for r in (train_rows, test_rows))
-
-        standardise = Standardise(x, widths)
-        head, strength = fit_linear(standardise(x), y, classes)
-        with torch.no_grad():
-            linear = standardise.fold(head)(held).argmax(1)
+        linear, strength = self.linear(representation, train_rows, test_rows, classes)
+        (x, y), (held, truth) = (self._take(representation, r) for r in (train_rows, test_rows))
+        widths = self._widths(representation)
         neighbours, asked = (
             torch.cat([F.normalize(block, dim=1) for block in each.split(widths, dim=1)], dim=1)
             for each in (x, held)
         )
         knn = knn_classes(neighbours, y, asked, classes)
-        return count_pairs(truth, linear, classes), strength, count_pairs(truth, knn, classes)
+        return linear, strength, count_pairs(truth, knn, classes)
+
+    def linear(
+        self, representation: str, train_rows: np.ndarray, test_rows: np.ndarray, classes: int
+    ) -> tuple[list[list[int]], float]:
+        """Judge a representation by linear evaluation: confusion matrix and L2 strength."""
+        (x, y), (held, truth) = (self._take(representation, r) for r in (train_rows, test_rows))
+        standardise = Standardise(x, self._widths(representation))
+        head, strength = fit_linear(standardise(x), y, classes)
+        with torch.no_grad():
+            found = standardise.fold(head)(held).argmax(1)
+        return count_pairs(truth, found, classes), strength
+
+    def _widths(self, representation: str) -> list[int]:
+        return self.widths[:1] if representation == "avgpool" else self.widths
+
+    def _take(self, representation: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Take features (N, width) and labels (N,) of images."""
+        at, of_all = (torch.from_numpy(r).to(self.values.device) for r in (self.place[rows], rows))
+        return self.values[at, : sum(self._widths(representation))], self.labels[of_all]

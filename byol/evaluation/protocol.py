@@ -8,11 +8,17 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from byol.config import NAMING, ClassifierConfig
 from byol.encoder import Encoder
 from byol.errors import UserError, printable
 from byol.evaluation.classifier_run import start_of, take_settings
+from byol.evaluation.features import FeatureExtractor
+from byol.evaluation.linear_and_knn import FeatureBank
 from byol.files import same_photos
+from byol.hardware.step import prepare
 from byol.run import checkpoint
 from byol.run.checkpoint import FROM_PRETRAINED
 from byol.run.start import read_start
@@ -48,15 +54,22 @@ class Weights:
     encoder: Encoder | None = None
     digest: str = ""  # of the file, or of the weights
 
+    def describe(self) -> dict:
+        about = {"name": self.name, "file": self.config.init, "sha256": self.digest}
+        return {**about, "config": self.pretrained["config"]}
+
 
 def read_protocols(
-    labels: list[str], seeds: list[str], epochs: list[str], batch_sizes: list[str]
+    labels: list[str],
+    seeds: list[str],
+    epochs: list[str],
+    batch_sizes: list[str],
+    counts_flag: str = "--labels",
 ) -> list[Protocol]:
     """Build one protocol for each label count. Raises `UserError` for lists that do not fit."""
-    texts = [text.lower() for text in labels]
-    labels = [text if text == "all" else str(parse_count(text, "--labels", 2)) for text in texts]
+    labels = [parse_labels(text, counts_flag) for text in labels]
     if len(set(labels)) < len(labels):
-        raise UserError(f"--labels {' '.join(labels)}: give each number once")
+        raise UserError(f"{counts_flag} {' '.join(labels)}: give each number once")
     columns = []
     for flag, values, least in (
         ("--seeds", seeds, 1),
@@ -65,17 +78,22 @@ def read_protocols(
     ):
         if len(values) not in (1, len(labels)):
             raise UserError(
-                f"{flag}: give one number, or one for each of --labels {' '.join(labels)}"
+                f"{flag}: give one number, or one for each of {counts_flag} {' '.join(labels)}"
             )
         numbers = [parse_count(value, flag, least) for value in values]
         columns.append(numbers * (len(labels) // len(numbers)))
     return [Protocol(*row) for row in zip(labels, *columns, strict=True)]
 
 
+def parse_labels(text: str, flag: str) -> str:
+    """Read a label count: a number without leading zeros, or "all". Raises `UserError`."""
+    return "all" if text.lower() == "all" else str(parse_count(text, flag, 2))
+
+
 def parse_count(text: str, flag: str, least: int) -> int:
     """Read a whole number. Raises `UserError` for anything else."""
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
-        or_all = " or all" if flag == "--labels" else ""
+        or_all = " or all" if flag in ("--labels", "--curve") else ""
         raise UserError(
             f"{flag} must be a whole number of at least {least}{or_all}, not {printable(text)!r}"
         )
@@ -153,6 +171,21 @@ def read_given(inits: list[str], first: Weights) -> list[Weights]:
         name = init if name in {first.name, "random", *(other.name for other in given)} else name
         given.append(Weights(name, config, start, checkpoint.load_encoder(start, init), digest))
     return given
+
+
+def extract_bank(
+    weights: Weights, seed: int, photos, rows: np.ndarray, config: ClassifierConfig, device, amp
+) -> FeatureBank:
+    """Compute the features of `rows` of `photos`; `seed` draws random weights."""
+    torch.manual_seed(seed)
+    encoder = weights.encoder or Encoder(config.arch, config.stem)
+    prepare(encoder, device)
+    extract = FeatureExtractor(
+        image_size=config.image_size, mean=config.mean, std=config.std, device=device, amp=amp,
+        inner_blocks=config.blocks, channels=config.channels,
+    )  # fmt: skip
+    values = extract(encoder, photos, rows, f"features, {printable(weights.name)}")
+    return FeatureBank(values, rows, photos.labels, encoder.widths(config.blocks))
 
 
 def losses_of(pretrained: dict) -> str:

@@ -56,7 +56,7 @@ def download(arch: str) -> dict[str, Tensor]:
     Raises `UserError` that says which file belongs where.
     """
     weights = get_model_weights(arch).DEFAULT
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    path = imagenet_file(arch)
     options = {"map_location": "cpu", "weights_only": True, "check_hash": True}
     try:
         return weights.get_state_dict(progress=sys.stderr.isatty(), **options)
@@ -69,6 +69,12 @@ def download(arch: str) -> dict[str, Tensor]:
             f"--init imagenet: torchvision could not download its weights ({first_line(error)}); "
             f"put {weights.url} at {path}"
         ) from None
+
+
+def imagenet_file(arch: str) -> Path:
+    """Name the file in which torchvision keeps the weights that it downloaded."""
+    name = Path(get_model_weights(arch).DEFAULT.url).name
+    return Path(torch.hub.get_dir(), "checkpoints", name)
 
 
 def find_weights(content: object, name: str) -> dict[str, Tensor]:
