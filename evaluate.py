@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -31,25 +31,24 @@ from byol.config import AMP, REPRESENTATIONS, ClassifierConfig
 from byol.encoder import check_inner_blocks
 from byol.errors import Stopped, UserError, note, printable
 from byol.evaluation import curve
-from byol.evaluation.classifier_run import (
-    can_go_on,
-    read_if_finished,
-    run_identity,
-    take_split,
-)
+from byol.evaluation.classifier_run import take_split
 from byol.evaluation.labelled import check_classes, check_labelled, pick_test_images
 from byol.evaluation.protocol import (
     Protocol,
     Weights,
     extract_bank,
+    label_seed,
     losses_of,
     parse_count,
     parse_labels,
     read_checkpoints,
     read_given,
     read_protocols,
+    settings_of,
+    train_or_take,
 )
 from byol.evaluation.scores import Scores
+from byol.evaluation.worth import judge_worth
 from byol.hardware.device import describe, set_up
 from byol.progress import say, silent
 from byol.report import label_curve, page, table
@@ -253,43 +252,64 @@ def read_supervised_epochs(args, first: Weights) -> int:
     return parse_count(str(epochs), f"epochs in {first.config.init}", 1)
 
 
-# ---- accuracy against the number of labels
+# ---- --curve
 
 
 def judge_curve(args, protocols, out: Path, photos, config, random, judged, device, amp) -> None:
     """Judge with each label count and draw what has no result yet; write the label curve."""
-    # ---- the test, the same for all; the counts that there are labels for; what is to be done
+    # ---- the test, the same for all, and the counts that there are labels for
     every = make_split(photos, None, config.holdout, config.split_seed)
     photos, test, tested_on = curve.set_test_apart(photos, every)
-    pool = split_of(photos, config, dataclasses.replace(protocols[0], labels="all"), 0).labelled
-    available = torch.bincount(torch.from_numpy(photos.labels[pool]), minlength=len(photos.classes))
-    protocols, left_out = curve.keep_fitting(protocols, available.tolist(), photos.classes)
+    pool = make_split(photos, None, config.holdout, config.split_seed).labelled
+    available = np.bincount(photos.labels[pool], minlength=len(photos.classes)).tolist()
+    protocols, left_out = curve.keep_fitting(protocols, available, photos.classes)
     for labels, reason in left_out.items():
         note(f"{labels} labels are left out: {reason}")
-    if not args.epochs:
-        for protocol in protocols:
-            count = protocol.count or len(pool)
-            protocol.epochs = curve.epochs_by_rule(count, protocol.batch_size)
-    lines = curve.lines_of(random, judged[0], judged[1:], args.fine_tune)
+    counts = {p.labels: p.count or len(pool) for p in protocols}
+    for protocol in () if args.epochs else protocols:
+        count = counts[protocol.labels]
+        protocol.epochs = curve.epochs_by_rule(count, protocol.batch_size)
+
+    # ---- what is to be done
+    def draw_labels(protocol: Protocol, draw: int) -> np.ndarray:
+        return split_of(photos, config, protocol, draw).labelled
+
     representation = args.representation or "combined"
-    tasks = plan(lines, protocols, photos, config, representation, test)
+    lines = curve.lines_of(random, judged[0], judged[1:], args.fine_tune)
+    tasks = curve.plan(lines, protocols, photos, test, config, representation, draw_labels)
     results = curve.Results(out / "label_curve_results.json")
-    about = about_curve(args, photos, config, judged, test, tested_on, left_out, protocols, pool)
-    about |= {"representation": representation, "device": describe(device, amp)}
-    say(describe_curve(tasks, results, about, photos, judged, out))
+    asked = args.labels[0].lower() if args.labels else str(config.labels or "all")
+    about = {
+        **curve.describe_tested(photos, test, tested_on, judged[0]),
+        "counts": list(counts.values()),
+        "count": counts.get(asked, max(counts.values())),  # that of the sentence
+        "left_out": left_out,
+        "epochs": {counts[p.labels]: p.epochs for p in protocols} if args.fine_tune else {},
+        "representation": representation,
+        "image_size": config.image_size,
+        "data": config.data,
+        "fingerprint": photos.fingerprint,
+        "weights": [weights.describe() for weights in judged],
+        "device": describe(device, amp),
+        "torch": torch.__version__,
+    }
+    speed = curve.measure_speed(judged[0], photos, test, config, device, amp)
+    say(describe_curve(photos, judged, about, out))
+    say(curve.describe_plan(tasks, results, test, speed))
 
     try:
         # ---- frozen: the features that are needed, once, then each count and draw
-        for group in by_bank(tasks, results):
-            judge_group(group, results, photos, test, config, representation, device, amp)
+        for group in curve.by_bank(tasks, results):
+            curve.judge_group(group, results, photos, test, device, amp)
         write_curve(out, lines, tasks, results, about)
 
-        # ---- all weights: each a run of train_classifier.py
-        ahead = [t for t in tasks if not t.line.frozen and not results.of(t)]
-        for number, task in enumerate(ahead):
-            train_task(task, results, photos, out)
-            if number + 1 < len(ahead) and ahead[number + 1].count != task.count:
-                write_curve(out, lines, tasks, results, about)
+        # ---- all weights: each a run of train_classifier.py; the picture after each count
+        trained = [task for task in tasks if not task.line.frozen and not results.of(task)]
+        for _, of_count in itertools.groupby(trained, key=lambda task: task.count):
+            for task in of_count:
+                runs = out / "label_curve_runs"
+                curve.train_task(train_classifier.train, task, results, photos, runs)
+            write_curve(out, lines, tasks, results, about)
     except KeyboardInterrupt as interrupt:
         raise Stopped(
             f"what is finished is in {results.path}; the same command goes on",
@@ -301,118 +321,25 @@ def judge_curve(args, protocols, out: Path, photos, config, random, judged, devi
         print(printable(str(out / f"{label_curve.NAME}.{kind}")))
 
 
-def plan(lines, protocols, photos, config, representation: str, test) -> list[curve.Task]:
-    """List all results of the curves: by label count, and those that stay frozen first."""
-    tasks, tested = [], curve.digest_rows(photos, test)
-    for protocol in protocols:
-        for draw in range(protocol.seeds if protocol.count else 1):  # of all labels there is one
-            train = split_of(photos, config, protocol, draw).labelled
-            trained = curve.digest_rows(photos, train)
-            for line in lines:
-                settings = settings_of(config, line.weights, representation, protocol, draw)
-                identity = curve.identify(line, settings, photos, trained, tested)
-                tasks.append(curve.Task(line, protocol, draw, train, settings, identity))
-    return tasks
-
-
-def by_bank(tasks: list[curve.Task], results: curve.Results) -> list[list[curve.Task]]:
-    """Group the frozen tasks without a result by the encoder whose features they need."""
-    groups: dict = {}
-    for task in tasks:
-        if task.line.frozen and not results.of(task):
-            groups.setdefault(task.bank, []).append(task)
-    return list(groups.values())
-
-
-def rows_of(group: list[curve.Task], test: np.ndarray) -> np.ndarray:
-    return np.unique(np.concatenate([test, *(task.train for task in group)]))
-
-
-def judge_group(group, results, photos, test, config, representation, device, amp) -> None:
-    """Judge tasks of one encoder by linear evaluation."""
-    weights, (_, seed) = group[0].line.weights, group[0].bank
-    config = dataclasses.replace(config, representation=representation)
-    bank = extract_bank(weights, seed, photos, rows_of(group, test), config, device, amp)
-    for task in group:
-        started = time.perf_counter()
-        confusion, _ = bank.linear(representation, task.train, test, len(photos.classes))
-        scores = Scores(confusion, photos.classes)
-        seconds = time.perf_counter() - started
-        results.add(task, scores.accuracy, scores.balanced_accuracy, seconds)
-        tell_task(task, scores.accuracy, seconds)
-
-
-def train_task(task: curve.Task, results: curve.Results, photos, out: Path) -> None:
-    """Train all weights for one task, note its result, and remove its run."""
-    folder = out / "label_curve_runs" / task.identity
-    summary = train_or_take(folder, task.settings, task.line.weights, photos)
-    accuracy = summary["test_accuracy"]
-    results.add(task, accuracy, summary["balanced_accuracy"], summary["seconds"])
-    shutil.rmtree(folder, ignore_errors=True)  # a classifier has 45 MB, and there are dozens
-    tell_task(task, accuracy, summary["seconds"])
-
-
-def tell_task(task: curve.Task, accuracy: float, seconds: float) -> None:
-    say(
-        f"{printable(task.line.name)}, {task.count:,} labels, draw {task.draw}: "
-        f"{100 * accuracy:.2f} % ({seconds:.0f} s)"
-    )
-
-
-def about_curve(args, photos, config, judged, test, tested_on, left_out, protocols, pool) -> dict:
-    """Say what the curves are of: all of label_curve.json but the results."""
-    counts = {p.labels: p.count or len(pool) for p in protocols}
-    asked = parse_labels(args.labels[0], "--labels") if args.labels else str(config.labels or "all")
-    tested = torch.bincount(torch.from_numpy(photos.labels[test]), minlength=len(photos.classes))
-    scores = Scores(torch.diag(tested).tolist(), photos.classes)  # of a test without a mistake
-    if scores.warning():
-        print(scores.warning(), file=sys.stderr)
-    pretrained = judged[0].pretrained
-    if tested_on.startswith("labelled") and photos.has_names_of(pretrained["data_fingerprint"]):
-        tested_on += "; BYOL saw them without labels"
-    return {
-        "counts": list(counts.values()),
-        "count": counts.get(asked, max(counts.values())),
-        "left_out": left_out,
-        "epochs": {counts[p.labels]: p.epochs for p in protocols},
-        "measure": "balanced accuracy" if scores.uneven else "test accuracy",
-        "chance": 1 / sum(1 for n in scores.counts if n) if scores.uneven else scores.chance,
-        "tested": len(test),
-        "tested_on": tested_on,
-        "data": config.data,
-        "fingerprint": photos.fingerprint,
-        "image_size": config.image_size,
-        "weights": [weights.describe() for weights in judged],
-        "torch": torch.__version__,
-    }
-
-
 def write_curve(out: Path, lines, tasks, results: curve.Results, about: dict) -> dict:
     """Write picture, table and sentence of the results so far."""
     measure = "balanced" if about["measure"].startswith("balanced") else "accuracy"
     curves = curve.curves_of(lines, tasks, results, measure)
-    verdict = curve.verdict(curves, about["count"])
+    verdict = judge_worth(curves, about["count"])
     left = sum(1 for task in tasks if not results.of(task))
     unfinished = f"unfinished, {left} of {len(tasks)} results are missing" if left else ""
     content = {"sentence": verdict["sentence"], "unfinished": unfinished, **about}
     return label_curve.write(out, {**content, "verdict": verdict, "curves": curves})
 
 
-def describe_curve(tasks, results, about: dict, photos, judged, out: Path) -> str:
-    """Write the banner: what is judged, and how much of it is to be done."""
-    left = [task for task in tasks if not results.of(task)]
-    trained = [task for task in left if not task.line.frozen]
-    images = sum(task.images for task in trained)
-    counts = ", ".join(f"{n:,} ({about['epochs'][n]} epochs)" for n in about["counts"])
+def describe_curve(photos, judged, about: dict, out: Path) -> str:
+    """Write the banner."""
     return (
-        f"data        {printable(photos.source)}; all are tested on {about['tested']:,} images "
-        f"({about['tested_on']})\n{photos.describe_classes()}\n"
+        f"data        {printable(photos.source)}; all are tested on the same {about['tested']:,} "
+        f"images ({about['tested_on']})\n{photos.describe_classes()}\n"
         f"weights     random, {printable(', '.join(w.config.init for w in judged))}; "
         f"{about['representation']} features\n"
-        f"labels      {counts}\n"
         f"device      {about['device']}\n"
-        f"to do       {len(left) - len(trained)} linear evaluations, {len(trained)} trainings of "
-        f"{images:,} images in all; {len(tasks) - len(left)} results are there\n"
         f"results     {printable(str(out))}"
     )
 
@@ -491,7 +418,8 @@ def fine_tune(
         start = f"{kind}-{weights.digest[:12]}"
     name = f"{start}-{representation}-{protocol.labels}-{protocol.epochs}epochs-seed{seed}"
     settings = settings_of(config, weights, representation, protocol, seed)
-    summary = train_or_take(out / "runs" / name, settings, weights, photos)
+    folder = out / "runs" / name
+    summary = train_or_take(train_classifier.train, folder, settings, weights, photos)
     value = summary["test_accuracy"]
     place = weights.name, representation, "fine-tuned", protocol.labels
     uneven = "confusion" in summary  # which earlier versions did not write
@@ -504,47 +432,6 @@ def fine_tune(
         f"fine-tuned for {protocol.epochs} epochs {100 * value:.2f} % "
         f"({summary['seconds']:.0f} s)"
     )
-
-
-def settings_of(config, weights: Weights, representation: str, protocol, seed: int):
-    """Give the settings of one run of train_classifier.py."""
-    return dataclasses.replace(
-        config,
-        init=weights.config.init,
-        representation=representation,
-        labels=protocol.count,
-        label_seed=label_seed(config, seed),
-        seed=seed,
-        epochs=protocol.epochs,
-        batch_size=protocol.batch_size,
-        folds=0,
-    )
-
-
-def train_or_take(folder: Path, settings: ClassifierConfig, weights: Weights, photos) -> dict:
-    """Do a run of train_classifier.py, or the rest of it, or take it if it is there: its summary.
-
-    What is in the folder says whether it is this run.
-    """
-    settings = dataclasses.replace(settings, run_dir=str(folder))
-    identity = run_identity(settings, weights.pretrained, photos)
-    if summary := read_if_finished(folder, identity):
-        return summary
-    settings.resume = can_go_on(folder, identity)
-    settings.overwrite = not settings.resume
-    try:
-        return train_classifier.train(settings, weights.pretrained, photos, quiet, quiet)
-    except UserError as error:
-        raise UserError(f"fine-tuning in {folder}: {error}") from None
-
-
-def quiet(_text: str) -> None:
-    """Leave out what a run says of itself: the table says it."""
-
-
-def label_seed(config: ClassifierConfig, draw: int) -> int:
-    """Give the label seed of a draw. Draw 0 is the one that pretraining knew."""
-    return config.split_seed + draw
 
 
 def split_of(photos, config: ClassifierConfig, protocol: Protocol, draw: int):

@@ -1,4 +1,7 @@
-"""Accuracy against the number of labels: the test, the counts, the results, and what they say."""
+"""Accuracy against the number of labels: what is to be judged, the results, and how they are had.
+
+The test is the same for all counts and draws. A result that is there is not judged again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ import hashlib
 import itertools
 import json
 import math
+import shutil
 import statistics
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +24,23 @@ from byol.config import ClassifierConfig
 from byol.errors import UserError, printable
 from byol.evaluation.classifier_run import run_identity
 from byol.evaluation.labelled import pick_test_images
-from byol.evaluation.protocol import Protocol, Weights
+from byol.evaluation.protocol import (
+    Protocol,
+    Weights,
+    extract_bank,
+    settings_of,
+    train_or_take,
+)
+from byol.evaluation.scores import Scores
 from byol.files import write_json
+from byol.progress import say
 
 COUNTS = ["10", "25", "50", "100", "250", "1000", "all"]
 TEST_PARTS = 5  # one of so many parts of the labelled photos is the test, if there is none
 MOST_TESTED = 5_000  # photos of that part
 STEPS, LEAST_EPOCHS = 500, 20  # of fine-tuning; 500 steps are 100 epochs with 250 labels
+TRAINING = 3  # times as long as its features, a training image takes
+SET_APART = "labelled photos set apart"
 VERSION = 1  # raise it if the same settings give other results
 
 
@@ -95,7 +112,7 @@ def set_test_apart(photos, split):
     rows = split.labelled[part == 0]
     is_test = photos.is_test.copy()
     is_test[rows] = True
-    return dataclasses.replace(photos, is_test=is_test), rows, "labelled photos set apart"
+    return dataclasses.replace(photos, is_test=is_test), rows, SET_APART
 
 
 def keep_fitting(
@@ -198,6 +215,144 @@ def _is_result(result: dict) -> bool:
                for key in ("accuracy", "balanced"))  # fmt: skip
 
 
+# ---- what is to be judged
+
+
+def plan(
+    lines: list[Line],
+    protocols: list[Protocol],
+    photos,
+    test: np.ndarray,
+    config: ClassifierConfig,
+    representation: str,
+    draw_labels: Callable[[Protocol, int], np.ndarray],
+) -> list[Task]:
+    """List all results of the curves, by label count, draw and line.
+
+    draw_labels: gives the labelled rows of a protocol and a draw.
+    """
+    tasks, tested = [], digest_rows(photos, test)
+    for protocol in protocols:
+        for draw in range(protocol.seeds if protocol.count else 1):  # of all labels there is one
+            train = draw_labels(protocol, draw)
+            trained = digest_rows(photos, train)
+            for line in lines:
+                settings = settings_of(config, line.weights, representation, protocol, draw)
+                identity = identify(line, settings, photos, trained, tested)
+                tasks.append(Task(line, protocol, draw, train, settings, identity))
+    return tasks
+
+
+def describe_tested(photos, test: np.ndarray, tested_on: str, byol: Weights) -> dict:
+    """Say what the test is, which accuracy is shown, and that of guessing."""
+    counts = np.bincount(photos.labels[test], minlength=len(photos.classes))
+    scores = Scores(np.diag(counts).tolist(), photos.classes)  # of a test without a mistake
+    if scores.warning():
+        print(scores.warning(), file=sys.stderr)
+    if tested_on == SET_APART and photos.has_names_of(byol.pretrained["data_fingerprint"]):
+        tested_on += "; BYOL saw them without labels"
+    return {
+        "tested": len(test),
+        "tested_on": tested_on,
+        "measure": "balanced accuracy" if scores.uneven else "test accuracy",
+        "chance": 1 / int((counts > 0).sum()) if scores.uneven else scores.chance,
+    }
+
+
+def describe_plan(tasks: list[Task], results: Results, test: np.ndarray, seconds: float) -> str:
+    """Say what is judged, what of it is to be done, and how long that takes, for a banner.
+
+    seconds: that the features of an image take.
+    """
+    left = [task for task in tasks if not results.of(task)]
+    trained = [task for task in left if not task.line.frozen]
+    frozen = sum(len(rows_of(group, test)) for group in by_bank(tasks, results))
+    images = sum(task.images for task in trained)
+    tested = len(trained) * len(test)
+    time = about_time(seconds * (frozen + TRAINING * images + tested)) if left else "no time"
+    counts = dict.fromkeys((task.count, task.protocol.epochs) for task in tasks)
+    epochs = any(not task.line.frozen for task in tasks)
+    told = (f"{n:,}" + (f" ({e} epochs)" if epochs else "") for n, e in counts)
+    return (
+        f"labels      {', '.join(told)}\n"
+        f"to do       {len(left) - len(trained)} linear evaluations, {len(trained)} trainings of "
+        f"{images:,} images in all: {time}; {len(tasks) - len(left)} results are there"
+    )
+
+
+def about_time(seconds: float) -> str:
+    """Write a rough time."""
+    if seconds < 60:
+        return "less than a minute"
+    if seconds > 2 * 3600:
+        return f"about {seconds / 3600:.0f} hours"
+    return f"about {math.ceil(seconds / 60)} minutes"
+
+
+# ---- how it is judged
+
+
+def by_bank(tasks: list[Task], results: Results) -> list[list[Task]]:
+    """Group the frozen tasks without a result by the encoder whose features they need."""
+    groups: dict[tuple, list[Task]] = {}
+    for task in tasks:
+        if task.line.frozen and not results.of(task):
+            groups.setdefault(task.bank, []).append(task)
+    return list(groups.values())
+
+
+def rows_of(group: list[Task], test: np.ndarray) -> np.ndarray:
+    """List the rows whose features the tasks need."""
+    return np.unique(np.concatenate([test, *(task.train for task in group)]))
+
+
+def judge_group(group: list[Task], results: Results, photos, test: np.ndarray, device, amp) -> None:
+    """Judge the frozen tasks of one encoder by linear evaluation, on features computed once."""
+    weights, (_, seed), settings = group[0].line.weights, group[0].bank, group[0].settings
+    bank = extract_bank(weights, seed, photos, rows_of(group, test), settings, device, amp)
+    for task in group:
+        started = time.perf_counter()
+        representation = task.settings.representation
+        confusion, _ = bank.linear(representation, task.train, test, len(photos.classes))
+        scores = Scores(confusion, photos.classes)
+        seconds = time.perf_counter() - started
+        results.add(task, scores.accuracy, scores.balanced_accuracy, seconds)
+        tell(task, scores.accuracy, seconds)
+
+
+def train_task(train: Callable, task: Task, results: Results, photos, runs: Path) -> None:
+    """Train all weights for one task, note the result, and remove the run.
+
+    train: that of train_classifier.py. runs: the folder for runs.
+    """
+    folder = runs / task.identity
+    summary = train_or_take(train, folder, task.settings, task.line.weights, photos)
+    accuracy, seconds = summary["test_accuracy"], summary["seconds"]
+    results.add(task, accuracy, summary["balanced_accuracy"], seconds)
+    shutil.rmtree(folder, ignore_errors=True)  # a classifier has 45 MB, and there are dozens
+    tell(task, accuracy, seconds)
+
+
+def tell(task: Task, accuracy: float, seconds: float) -> None:
+    say(
+        f"{printable(task.line.name)}, {task.count:,} labels, draw {task.draw}: "
+        f"{100 * accuracy:.2f} % ({seconds:.0f} s)"
+    )
+
+
+def measure_speed(weights: Weights, photos, rows: np.ndarray, config, device, amp) -> float:
+    """Measure the seconds that the features of an image take."""
+    some = rows[:64]
+    for _ in range(2):  # the first call warms up
+        started = time.perf_counter()
+        extract_bank(weights, 0, photos, some, config, device, amp)
+        seconds = time.perf_counter() - started
+    return seconds / len(some)
+
+
+# ---- what it gave
+
+
 def curves_of(lines: list[Line], tasks: list[Task], results: Results, measure: str) -> list[dict]:
     """List the curves that have results: each point the mean and the deviation over its draws.
 
@@ -216,64 +371,3 @@ def curves_of(lines: list[Line], tasks: list[Task], results: Results, measure: s
             about = {"name": line.name, "start": line.start, "frozen": line.frozen}
             curves.append({**about, "points": points})
     return curves
-
-
-def worth(accuracy: float, points: list[tuple[int, float]]) -> tuple[str, float]:
-    """Tell how many labels a curve needs for an accuracy: ("about", N).
-
-    points: label counts, ascending, and the accuracy with them. If more labels gave less, the
-    accuracy of fewer labels counts: nobody has to use all. Between two counts the accuracy is
-    linear in the logarithm of the count. ("more", most) if all counts stay below, ("fewer", least)
-    if the first is above.
-    """
-    best = list(itertools.accumulate((value for _, value in points), max))
-    at = next((index for index, value in enumerate(best) if value >= accuracy), None)
-    if at is None:
-        return "more", points[-1][0]
-    if at == 0:
-        return ("about" if best[0] == accuracy else "fewer"), points[0][0]
-    (low, high), (below, above) = (points[at - 1][0], points[at][0]), best[at - 1 : at + 1]
-    part = (accuracy - below) / (above - below)
-    return "about", low * (high / low) ** part
-
-
-def verdict(curves: list[dict], count: int) -> dict:
-    """Say what BYOL's frozen features are worth with so many labels, against no pretraining.
-
-    The curve without pretraining is the better of random weights, frozen, and training from
-    scratch, at each count.
-    """
-    points = {(c["start"], c["frozen"]): {p["labels"]: p for p in c["points"]} for c in curves}
-    byol = points["byol", True][count]
-    without: dict[int, dict] = {}
-    for frozen in (True, False):
-        for labels, point in points.get(("random", frozen), {}).items():
-            best = max(without.get(labels, point), point, key=lambda p: p["mean"])
-            without[labels] = best
-    baseline = [(labels, without[labels]["mean"]) for labels in sorted(without)]
-    kind, equal = worth(byol["mean"], baseline)
-    same, spread = without[count], (byol["std"] or 0, without[count]["std"] or 0)
-    close = 0 < byol["mean"] - same["mean"] < max(spread)
-    sentence = _sentence(count, kind, equal, scratch=("random", False) in points, close=close)
-    return {"sentence": sentence, "labels": count, "accuracy": byol["mean"], "worth": kind,
-            "equal_labels": equal, "without": baseline}  # fmt: skip
-
-
-def _sentence(count: int, kind: str, equal: float, scratch: bool, close: bool) -> str:
-    without = "without pretraining" if scratch else "on random features"
-    start = f"With {count:,} labels, BYOL's features are"
-    if kind == "more":
-        text = f"{start} worth more than {equal:,} labels {without}, the most that were tried."
-    elif kind == "fewer":
-        text = f"{start} not worth more: {equal:,} labels {without} do better, the fewest tried."
-    elif equal <= count:
-        text = f"{start} not worth more: about {two_digits(equal)} labels {without} do as well."
-    else:
-        text = f"{start} worth as much as about {two_digits(equal)} labels {without}."
-    text += " The gain is within the spread of the draws." if close else ""
-    return text + ("" if scratch else " Training from scratch was not run.")
-
-
-def two_digits(number: float) -> str:
-    """Write a number with its two first digits."""
-    return f"{float(f'{number:.2g}'):,.0f}"

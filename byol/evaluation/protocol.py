@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,13 @@ import torch
 from byol.config import NAMING, ClassifierConfig
 from byol.encoder import Encoder
 from byol.errors import UserError, printable
-from byol.evaluation.classifier_run import start_of, take_settings
+from byol.evaluation.classifier_run import (
+    can_go_on,
+    read_if_finished,
+    run_identity,
+    start_of,
+    take_settings,
+)
 from byol.evaluation.features import FeatureExtractor
 from byol.evaluation.linear_and_knn import FeatureBank
 from byol.files import same_photos
@@ -186,6 +193,51 @@ def extract_bank(
     )  # fmt: skip
     values = extract(encoder, photos, rows, f"features, {printable(weights.name)}")
     return FeatureBank(values, rows, photos.labels, encoder.widths(config.blocks))
+
+
+def settings_of(
+    config: ClassifierConfig, weights: Weights, representation: str, protocol: Protocol, seed: int
+) -> ClassifierConfig:
+    """Give the settings of one run of train_classifier.py."""
+    return dataclasses.replace(
+        config,
+        init=weights.config.init,
+        representation=representation,
+        labels=protocol.count,
+        label_seed=label_seed(config, seed),
+        seed=seed,
+        epochs=protocol.epochs,
+        batch_size=protocol.batch_size,
+        folds=0,
+    )
+
+
+def train_or_take(
+    train: Callable, folder: Path, settings: ClassifierConfig, weights: Weights, photos
+) -> dict:
+    """Do a run of train_classifier.py, or the rest of it, or take it if it is there: its summary.
+
+    What is in the folder says whether it is this run. train: that of train_classifier.py.
+    """
+    settings = dataclasses.replace(settings, run_dir=str(folder))
+    identity = run_identity(settings, weights.pretrained, photos)
+    if summary := read_if_finished(folder, identity):
+        return summary
+    settings.resume = can_go_on(folder, identity)
+    settings.overwrite = not settings.resume
+    try:
+        return train(settings, weights.pretrained, photos, quiet, quiet)
+    except UserError as error:
+        raise UserError(f"fine-tuning in {folder}: {error}") from None
+
+
+def quiet(_text: str) -> None:
+    """Leave out what a run says of itself: the table says it."""
+
+
+def label_seed(config: ClassifierConfig, draw: int) -> int:
+    """Give the label seed of a draw. Draw 0 is the one that pretraining knew."""
+    return config.split_seed + draw
 
 
 def losses_of(pretrained: dict) -> str:

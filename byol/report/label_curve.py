@@ -15,7 +15,7 @@ from byol.report.pictures import save_picture
 from byol.report.style import plain, styles_of
 
 NAME = "label_curve"
-WIDTH = 88  # characters of the sentence above the picture
+WIDTH = 74  # characters of the sentence above the picture
 
 
 def write(folder: Path, content: dict) -> dict:
