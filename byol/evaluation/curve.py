@@ -39,7 +39,8 @@ COUNTS = ["10", "25", "50", "100", "250", "1000", "all"]
 TEST_PARTS = 5  # one of so many parts of the labelled photos is the test, if there is none
 MOST_TESTED = 5_000  # photos of that part
 STEPS, LEAST_EPOCHS = 500, 20  # of fine-tuning; 500 steps are 100 epochs with 250 labels
-TRAINING = 3  # times as long as its features, a training image takes
+TRAINING = 6  # times as long as its features takes a training image: 5 to 7 on a CPU
+BESIDE = 3_000  # images at most whose features a training takes beside those of the test
 SET_APART = "labelled photos set apart"
 VERSION = 1  # raise it if the same settings give other results
 
@@ -268,7 +269,7 @@ def describe_plan(tasks: list[Task], results: Results, test: np.ndarray, seconds
     trained = [task for task in left if not task.line.frozen]
     frozen = sum(len(rows_of(group, test)) for group in by_bank(tasks, results))
     images = sum(task.images for task in trained)
-    tested = len(trained) * len(test)
+    tested = len(trained) * (len(test) + BESIDE)
     time = about_time(seconds * (frozen + TRAINING * images + tested)) if left else "no time"
     counts = dict.fromkeys((task.count, task.protocol.epochs) for task in tasks)
     epochs = any(not task.line.frozen for task in tasks)

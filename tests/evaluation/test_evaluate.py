@@ -241,7 +241,7 @@ def test_evaluation_normalises_as_pretraining_did(world, monkeypatch):
             seen.append((self.mean, self.std, self.image_size))
             return super().__call__(*args, **options)
 
-    monkeypatch.setattr(evaluate, "FeatureExtractor", Seen)
+    monkeypatch.setattr("byol.evaluation.protocol.FeatureExtractor", Seen)
     assert judge(world, "--frozen-only", "--labels", "8", "--seeds", "1") == 0
     assert seen == [([0.4, 0.5, 0.6], [0.3, 0.2, 0.25], 32)] * 3
 
