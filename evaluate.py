@@ -289,6 +289,7 @@ def judge_curve(args, protocols, out: Path, photos, config, random, judged, devi
         "image_size": config.image_size,
         "data": config.data,
         "fingerprint": photos.fingerprint,
+        "command": current_command(),
         "weights": [weights.describe() for weights in judged],
         "device": describe(device, amp),
         "torch": torch.__version__,

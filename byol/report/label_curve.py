@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import matplotlib.pyplot as plt
 
 from byol.errors import printable
 from byol.files import write_atomically, write_json
-from byol.report.gallery import Shown
 from byol.report.pictures import save_picture
 from byol.report.style import plain, styles_of
 
@@ -19,7 +17,10 @@ WIDTH = 74  # characters of the sentence above the picture
 
 
 def write(folder: Path, content: dict) -> dict:
-    """Write label_curve.md, .png and .json; give the content with `table`, `caption` and `alt`."""
+    """Write label_curve.md, .png and .json; give the content with its words.
+
+    These are `title`, `table`, `caption` and `alt`; `sentence` is there.
+    """
     content = {**content, "title": "Accuracy against the number of labels"}
     content |= {"table": markdown(content), "caption": caption(content), "alt": alt(content)}
     text = f"{content['sentence']}\n\n{content['table']}\n{content['caption']}\n"
@@ -27,17 +28,6 @@ def write(folder: Path, content: dict) -> dict:
     save_picture(draw(content), folder / f"{NAME}.png")
     write_json(folder / f"{NAME}.json", content)
     return content
-
-
-def shown(folder: Path) -> Shown | None:
-    """Read the picture that `write` left in a folder, with its words; None if there is none."""
-    path = folder / f"{NAME}.png"
-    try:
-        content = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))
-        words = content["title"], f"{content['sentence']} {content['caption']}", content["alt"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return Shown(path, *words) if path.is_file() and all(type(w) is str for w in words) else None
 
 
 def markdown(content: dict) -> str:
@@ -65,6 +55,7 @@ def caption(content: dict) -> str:
         f"Mean and deviation over the draws of the labels. All are tested on the same "
         f"{content['tested']:,} images ({content['tested_on']}). Frozen is linear evaluation; "
         f"features: {content['representation']}. Chance is {100 * content['chance']:.1f} %."
+        + (f" It is {content['unfinished']}." if content["unfinished"] else "")
     )
 
 

@@ -23,6 +23,7 @@ from byol.evaluation.linear_and_knn import fit_linear
 from byol.evaluation.protocol import read_protocols
 from byol.evaluation.worth import judge_worth, two_digits, worth
 from byol.report import label_curve
+from byol.report.parts import left_by_evaluate
 from byol.run import checkpoint
 from byol.run.start import imagenet_file
 from data import make_split, open_photos
@@ -269,11 +270,11 @@ def test_the_curve_has_all_lines_and_its_files(world, narrowed, capsys):
     assert content["sentence"] in Path("evaluation/label_curve.md").read_text()
     assert Path("evaluation/label_curve.png").read_bytes().startswith(b"\x89PNG")
     assert not any(Path("evaluation/label_curve_runs").iterdir())  # they would fill the disk
-    shown = label_curve.shown(Path("evaluation"))
+    sentence, (shown,), left_out = left_by_evaluate(Path("evaluation"), content["fingerprint"])
+    assert (sentence, left_out) == (content["sentence"], [])
     assert shown.path == Path("evaluation/label_curve.png")
-    assert content["sentence"] in shown.caption
     assert all(name in shown.alt for name in ALL_LINES)
-    assert label_curve.shown(Path("nowhere")) is None
+    assert content["command"].startswith("python ")
 
 
 def test_the_frozen_points_are_those_of_features_taken_alone(world, narrowed):
