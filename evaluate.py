@@ -1,9 +1,8 @@
 """Judge checkpoints: linear evaluation, nearest neighbours, fine-tuning, all in one table.
 
-    python evaluate.py byol.pt byol_multi.pt
     python evaluate.py byol.pt --frozen-only               # without fine-tuning
     python evaluate.py byol.pt --init imagenet             # torchvision's weights beside ours
-    python evaluate.py byol.pt byol_multi.pt --labels 250 all --seeds 3 1 --epochs 100 20
+    python evaluate.py byol.pt byol_multi.pt --labels 250 all
     python evaluate.py byol.pt --curve                     # accuracy against the number of labels
 
 Two representations of each checkpoint and of random weights: the average pool alone, and combined
@@ -151,29 +150,30 @@ def read_flags(argv: list[str] | None):
     add("--init", nargs="+", default=[], metavar="FILE", help="other weights to judge beside them: "
         "imagenet (torchvision's), or files of a ResNet's state dict")  # fmt: skip
     add("--curve", metavar="N", nargs="*",
-        help="one file: accuracy against the number of labels, as a picture and a sentence "
+        help="accuracy against the number of labels "
         f"[{' '.join(curve.COUNTS)}]")  # fmt: skip
-    add("--labels", metavar="N", nargs="+", help="numbers of labelled images, or all [250]; with "
-        "--curve the one of the sentence [pretraining's, else the most]")  # fmt: skip
+    add("--labels", metavar="N", nargs="+", help="numbers of labelled images, or all [250]")
     add("--seeds", metavar="N", nargs="+", default=["3"],
         help=f"runs of what is random: {each} [3]")  # fmt: skip
-    add("--epochs", metavar="N", nargs="+", help=f"epochs of fine-tuning: {each} [100; with "
-        f"--curve those of {curve.STEPS} steps, at least {curve.LEAST_EPOCHS}]")  # fmt: skip
+    add(
+        "--epochs",
+        metavar="N",
+        nargs="+",
+        help=f"epochs of fine-tuning: {each} [100]",
+    )
     add("--batch-size", metavar="N", nargs="+", default=["50"], help=f"of fine-tuning: {each} [50]")
     add("--supervised-epochs", metavar="N",
         help="from random weights on the most labels; 0: none [pretraining's]")  # fmt: skip
     add("--config", metavar="FILE", help="TOML file whose [classifier] says how to fine-tune")
-    add("--representation", choices=REPRESENTATIONS, help="of --curve [combined]")
+    add("--representation", metavar="X", choices=REPRESENTATIONS, help="of --curve [combined]")
     add("--frozen-only", dest="fine_tune", action="store_false", help="no fine-tuning")
     add("--data", metavar="X", help="the images [those of pretraining]")
-    add("--classes-at", metavar="N", help="which folder of a photo's path names its class, or auto "
-        "[that of pretraining]")  # fmt: skip
+    add("--classes-at", metavar="N", help="as for train_byol.py [that of pretraining]")  # fmt: skip
     add("--labelled", metavar="X", help="as for train_byol.py, and so are --labels-file, "
-        "--label-pattern and --group-by [those of pretraining]")  # fmt: skip
+        "--label-pattern, --group-by")  # fmt: skip
     for flag in ("--labels-file", "--label-pattern", "--group-by"):
         add(flag, metavar="X", help=argparse.SUPPRESS)
-    add("--skip-broken", action="store_true", help="go on without the broken files, also if they "
-        "are more than 10 %%")  # fmt: skip
+    add("--skip-broken", action="store_true", help="as for train_byol.py")
     add("--inner-blocks", metavar="X", nargs="+",
         help="inner blocks of the combined representation [the checkpoints']")  # fmt: skip
     add(
