@@ -42,8 +42,15 @@ def judge_worth(curves: list[dict], count: int) -> dict:
     same, spread = without[count], (byol["std"] or 0, without[count]["std"] or 0)
     close = 0 < byol["mean"] - same["mean"] < max(spread)
     sentence = _sentence(count, kind, equal, scratch=("random", False) in points, close=close)
-    return {"sentence": sentence, "labels": count, "accuracy": byol["mean"], "worth": kind,
-            "equal_labels": equal, "without": baseline}  # fmt: skip
+    return {
+        "sentence": sentence,
+        "labels": count,
+        "accuracy": byol["mean"],
+        "worth": kind,
+        "equal_labels": equal,
+        "told": f"{kind} {two_digits(equal)}",
+        "without": baseline,
+    }
 
 
 def _sentence(count: int, kind: str, equal: float, scratch: bool, close: bool) -> str:

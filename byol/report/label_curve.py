@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def draw(content: dict) -> plt.Figure:
 
     An arrow leads from BYOL's features to the count that does as well without them.
     """
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 5.4), layout="constrained")
     curves, counts = content["curves"], content["counts"]
     styles = styles_of(curve["start"] for curve in curves)
     for curve in curves:
@@ -92,10 +93,11 @@ def draw(content: dict) -> plt.Figure:
     chance = 100 * content["chance"]
     axes.axhline(chance, color="0.35", ls=":", lw=1.2)
     axes.set_xscale("log")
-    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.set_xticks(counts, tick_labels(counts))
     axes.minorticks_off()
-    axes.annotate("chance", (1, chance), (-4, 3), xycoords=("axes fraction", "data"),
-                  textcoords="offset points", ha="right", color="0.35", fontsize=10)  # fmt: skip
+    axes.annotate("chance", (1, chance), (-4, -3), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", ha="right", va="top", color="0.35",
+                  fontsize=10)  # fmt: skip
     _draw_worth(axes, content)
     axes.set_xlabel("labelled photos (logarithmic)", fontsize=11)
     axes.set_ylabel(f"{content['measure']} (%)", fontsize=11)
@@ -103,7 +105,8 @@ def draw(content: dict) -> plt.Figure:
     handles, names = axes.get_legend_handles_labels()
     last = {plain(c["name"]): c["points"][-1]["mean"] for c in curves}
     best_first = sorted(zip(handles, names, strict=True), key=lambda pair: -last[pair[1]])
-    axes.legend(*zip(*best_first, strict=True), loc="upper left", fontsize=10, framealpha=0.9)
+    handles, names = zip(*best_first, strict=True)
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=10, frameon=False)
     unfinished = f"; {content['unfinished']}" if content["unfinished"] else ""
     title = textwrap.fill(content["sentence"], WIDTH)
     axes.set_title(title, loc="left", fontsize=11.5, weight="bold", pad=26)
@@ -123,3 +126,15 @@ def _draw_worth(axes: plt.Axes, content: dict) -> None:
                   arrowprops={"arrowstyle": "->", "color": "black", "lw": 1.4,
                               "shrinkA": 5, "shrinkB": 0})  # fmt: skip
     axes.plot([ends[1]] * 2, [100 * content["chance"], height], color="black", lw=0.8, ls=":")
+    axes.annotate(verdict["told"], (ends[1], 100 * content["chance"]), (5, 4),
+                  textcoords="offset points", fontsize=10)  # fmt: skip
+
+
+def tick_labels(counts: list[int]) -> list[str]:
+    """Write the counts; leave out those that would run into the next one on a logarithmic axis."""
+    least = (counts[-1] / counts[0]) ** 0.06
+    labels, after = [], math.inf
+    for count in reversed(counts):
+        labels.append(f"{count:,}" if after / count >= least else "")
+        after = count if labels[-1] else after
+    return labels[::-1]

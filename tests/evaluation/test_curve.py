@@ -96,6 +96,12 @@ def test_counts_are_written_with_two_digits():
     ]  # fmt: skip
 
 
+def test_ticks_do_not_run_into_each_other():
+    assert label_curve.tick_labels([10, 100, 1000]) == ["10", "100", "1,000"]
+    assert label_curve.tick_labels([10, 100, 960, 1000]) == ["10", "100", "", "1,000"]
+    assert label_curve.tick_labels([7]) == ["7"]
+
+
 # ---- label counts and the length of training
 
 
@@ -487,10 +493,17 @@ def test_the_picture_is_drawn_without_an_arrow_if_there_is_nothing_to_show():
     curves = [line("byol", True, 0.6, 0.7, 0.8, std=None), RANDOM, SCRATCH]
     arrows = []
     for count, equal, kind in ((100, 300.0, "about"), (100, 50.0, "about"), (100, 1000, "more")):
-        verdict = {"labels": count, "equal_labels": equal, "worth": kind, "accuracy": 0.7}
+        verdict = {
+            "labels": count,
+            "equal_labels": equal,
+            "worth": kind,
+            "accuracy": 0.7,
+            "told": "about 300",
+        }
         figure = label_curve.draw({**base, "curves": curves, "verdict": verdict})
         (axes,) = figure.axes
-        arrows.append(sum(t.arrow_patch is not None for t in axes.texts))
+        arrows.append(sum(getattr(t, "arrow_patch", None) is not None for t in axes.texts))
+        assert ("about 300" in [t.get_text() for t in axes.texts]) == (equal == 300)
         assert [t.get_text() for t in axes.get_xticklabels()] == ["10", "100", "1,000"]
         lines = [each.get_xdata() for each in axes.lines if len(each.get_xdata()) == 3]
         assert len(lines) == 3
