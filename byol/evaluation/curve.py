@@ -269,7 +269,7 @@ def describe_plan(tasks: list[Task], results: Results, test: np.ndarray, seconds
     trained = [task for task in left if not task.line.frozen]
     frozen = sum(len(rows_of(group, test)) for group in by_bank(tasks, results))
     images = sum(task.images for task in trained)
-    tested = len(trained) * (len(test) + BESIDE)
+    tested = len(trained) * (len(test) + min(len(test), BESIDE))
     time = about_time(seconds * (frozen + TRAINING * images + tested)) if left else "no time"
     counts = dict.fromkeys((task.count, task.protocol.epochs) for task in tasks)
     epochs = any(not task.line.frozen for task in tasks)

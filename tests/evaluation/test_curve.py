@@ -132,6 +132,15 @@ def test_counts_without_enough_labels_are_left_out_and_named():
     assert fit(["4", "40"], [20, 20]) == (["4", "40"], {})  # all of them, by their number
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(59, "less than a minute"), (61, "about 2 minutes"), (7000, "about 117 minutes"),
+     (10_800, "about 3 hours")],
+)  # fmt: skip
+def test_the_forecast_is_rough(seconds, told):
+    assert curve.about_time(seconds) == told
+
+
 def test_without_a_count_that_fits_there_is_an_error():
     with pytest.raises(UserError, match=r"no label count .* \(100: there are 6 to learn from\)"):
         fit(["100"], [3, 3])
@@ -263,9 +272,7 @@ def test_the_curve_has_all_lines_and_its_files(world, narrowed, capsys):
     assert content["verdict"]["labels"] == 32  # pretraining took all
     assert content["left_out"] == {"100": "there are 32 to learn from"}
     assert "note        100 labels are left out: there are 32 to learn from" in said.err
-    assert "to do       10 linear evaluations, 10 trainings of 112 images in all: less than a " in (
-        said.err
-    )
+    assert "to do       10 linear evaluations, 10 trainings of 112 images in all: " in said.err
     assert "no curve of ImageNet weights (there is no " in said.err
     assert (content["tested"], content["tested_on"]) == (12, "test split")
     assert content["sentence"] in said.out
