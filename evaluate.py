@@ -294,7 +294,9 @@ def judge_curve(args, protocols, out: Path, photos, config, random, judged, devi
         "device": describe(device, amp),
         "torch": torch.__version__,
     }
-    speed = curve.measure_speed(judged[0], photos, test, config, device, amp)
+    speed = 0.0
+    if not all(map(results.of, tasks)):
+        speed = curve.measure_speed(judged[0], photos, test, config, device, amp)
     say(describe_curve(photos, judged, about, out))
     say(curve.describe_plan(tasks, results, test, speed))
 
