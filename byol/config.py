@@ -66,11 +66,8 @@ MAY_DIFFER_ON_RESUME = {
     *("device", "amp", "deterministic", "cuda_graph", "photos_in", "skip_broken"),
     *("data", "labelled", "labels_file"),  # what is in them is checked, and not where they lie
     *("log_every", "save_every", "save_within", "run_dir", "out", "resume", "overwrite"),
-    *(
-        "init",
-        "tensorboard",
-        "health_every",
-    ),  # the weights themselves are compared, wherever they lie
+    *("tensorboard", "health_every"),
+    "init",  # the weights themselves are compared, wherever they lie
 }
 
 

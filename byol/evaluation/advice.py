@@ -7,7 +7,9 @@ import numpy as np
 from byol.schedules import Schedule
 
 RANK_LEAST = 0.1  # of the effective rank of random weights
-RANK_LEFT = 0.25  # of the highest effective rank so far: healthy runs kept 0.38 and more
+# Of the highest effective rank so far, and of that of random weights: a healthy run had 0.27 of the
+# first, as rank rises at the start, and 0.45 of the second.
+RANK_LEFT = 0.25
 FIRST_MOST = 0.9  # of the variance in the first direction: healthy runs had up to 0.83
 THIRD = 1 / 3  # of a run: from then on BYOL has to beat random weights
 LOOKS_TO_JUDGE = 4  # in the last half of a run
@@ -49,7 +51,8 @@ class Advice:
                 f"those of random weights of {self.random['effective_rank']:.0f}: they collapse; "
                 f"{try_this}"
             )
-        if rank < RANK_LEFT * highest:
+        known = highest if self.random is None else min(highest, self.random["effective_rank"])
+        if rank < RANK_LEFT * known:
             return (
                 f"the effective rank of the features fell from {highest:.0f} to {rank:.0f} until "
                 f"epoch {row['epoch']:g}, so they may collapse; {try_this}"

@@ -29,10 +29,11 @@ from byol.views.augment import TwoViews
 
 MOST_LABELLED = 500  # photos
 MOST_UNLABELLED = 1_000
+LEAST_UNLABELLED, SHARE_OF_RUN = 100, 1 / 50  # fewer in a short run: all looks together cost little
 PAIRS = 250  # photos of which two views are compared
 FOLDS = 5
-IMAGES_BETWEEN = 100_000  # from one look to the next: a look then takes about 1 % of the time
-LEAST_LOOKS = 4  # of a run
+IMAGES_BETWEEN = 100_000  # at least from one look to the next: a look takes less than 1 % of that
+LEAST_LOOKS, MOST_LOOKS = 4, 24  # of a run
 
 
 class Health:
@@ -57,7 +58,7 @@ class Health:
         self.device, self.amp = device, amp
         every = config.health_every
         self.every = epochs_between(schedule) if every is None else every
-        self.rows = spread(split.learned, MOST_UNLABELLED)
+        self.rows = spread(split.learned, photos_to_look_at(schedule))
         self.labelled, self.folds = self._fold(split)
         self.advice = Advice(schedule)
         self.extract = FeatureExtractor(
@@ -84,23 +85,26 @@ class Health:
         self.log, self.encoder = log, encoder
         if not self.every:
             return
-        earlier = log.health
-        if not any(row["of"] == "random" for row in earlier):
+        for row in log.health:
+            self.advice.see(row)  # an earlier process has said what is wrong
+        if self.advice.random is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.config.seed)
                 random = Encoder(self.config.arch, self.config.stem)
-            log.write_health(0, "random", self.look(prepare(random, self.device)))
+            self._note(0, "random", prepare(random, self.device))
             if self.config.init != "random" and not log.first_step:
-                log.write_health(0, "encoder", self.look(encoder))
-        for row in earlier:
-            self.advice.see(row)
+                self._note(0, "encoder", encoder)
 
     def after_step(self, done: int) -> None:
         """Look if it is time: every few epochs, and at the end. Says what is wrong, once."""
         if not self.every or not self.is_due(done):
             return
+        self._note(done, "encoder", self.encoder)
+
+    def _note(self, done: int, of: str, encoder: Encoder) -> None:
+        """Look at an encoder, write the line, and say what is wrong."""
         with self.log.clock_stopped():
-            row = self.log.write_health(done, "encoder", self.look(self.encoder))
+            row = self.log.write_health(done, of, self.look(encoder))
         for sentence in self.advice.see(row):
             self.log.warn(sentence)
 
@@ -150,7 +154,14 @@ class Health:
         }
 
 
+def photos_to_look_at(schedule: Schedule) -> int:
+    """Pick how many unlabelled photos to look at: a share of what the run learns from."""
+    share = round(SHARE_OF_RUN * schedule.images * schedule.epochs)
+    return min(MOST_UNLABELLED, max(LEAST_UNLABELLED, share))
+
+
 def epochs_between(schedule: Schedule) -> int:
-    """Pick the epochs from one look to the next: about `IMAGES_BETWEEN`, or a part of the run."""
-    wanted = math.ceil(IMAGES_BETWEEN / schedule.images)
+    """Pick the epochs from one look to the next: `IMAGES_BETWEEN` or more, or a part of the run."""
+    fewest = math.ceil(schedule.epochs / MOST_LOOKS)
+    wanted = max(fewest, math.ceil(IMAGES_BETWEEN / schedule.images))
     return max(1, min(wanted, schedule.epochs // LEAST_LOOKS))

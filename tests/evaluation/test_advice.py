@@ -2,7 +2,7 @@
 
 import pytest
 
-from byol.evaluation.advice import Advice
+from byol.evaluation.advice import PROBES, Advice
 from byol.schedules import Schedule
 
 RANDOM = {"effective_rank": 120.0, "first_direction": 0.58}
@@ -11,6 +11,16 @@ RANDOM |= {"knn_accuracy": 0.57, "linear_accuracy": 0.63}
 GOOD = [  # Cats-vs-Dogs, 120 epochs: the first epochs, and then those of 24 to 66
     (181, 0.81, 0.547, 0.608), (185, 0.82, 0.573, 0.618), (91, 0.31, 0.668, 0.716),
     (66, 0.34, 0.704, 0.744), (61, 0.38, 0.724, 0.764), (58, 0.41, 0.756, 0.756),
+]  # fmt: skip
+CURVE = [  # the same with its epochs, in parts: of the beginning (again, 500 labels), and the rest
+    (1, 199, 0.71, 0.617, 0.672), (2, 171, 0.70, 0.617, 0.668), (3, 195, 0.62, 0.630, 0.678),
+    (24, 87, 0.31, 0.668, 0.716), (28, 71, 0.55, 0.672, 0.724), (33, 67, 0.40, 0.680, 0.740),
+    (38, 63, 0.35, 0.704, 0.744), (42, 61, 0.42, 0.680, 0.744), (45, 59, 0.33, 0.700, 0.760),
+    (49, 58, 0.38, 0.724, 0.764), (52, 55, 0.47, 0.728, 0.736), (54, 57, 0.38, 0.740, 0.748),
+    (57, 58, 0.36, 0.700, 0.752), (60, 56, 0.37, 0.736, 0.760), (63, 54, 0.48, 0.672, 0.768),
+    (66, 56, 0.42, 0.756, 0.756), (69, 56, 0.42, 0.744, 0.768), (72, 58, 0.40, 0.724, 0.788),
+    (74, 58, 0.36, 0.740, 0.784), (77, 58, 0.35, 0.752, 0.784), (79, 58, 0.38, 0.748, 0.788),
+    (81, 60, 0.28, 0.756, 0.792), (83, 58, 0.40, 0.756, 0.792),
 ]  # fmt: skip
 FAST = [(57, 0.943, 0.57, 0.62), (70, 0.956, 0.585, 0.624)]  # ten times the rate
 COLLAPSED = [(3.5, 0.996, 0.568, 0.6), (7.4, 0.954, 0.541, 0.582)]  # sixty-six times the rate
@@ -33,6 +43,19 @@ def test_a_good_run_gets_no_warning():
         assert see(GOOD, labels=labels)[0] == []
 
 
+@pytest.mark.parametrize("epochs", [45, 60, 72, 83])
+def test_a_real_run_gets_no_warning_and_more_epochs_at_the_end(epochs):
+    """Each 40 epochs more gave about 4 points, so the line has to rise wherever the run ends."""
+    advice = Advice(Schedule(100, 10, epochs, 0, 0.1, 0))
+    told = advice.see({"of": "random", "step": 0, "epoch": 0, **RANDOM})
+    for epoch, *values in CURVE:
+        row = dict(zip(("effective_rank", "first_direction", *PROBES), values, strict=True))
+        if epoch <= epochs:
+            told += advice.see({"of": "encoder", "step": 10 * epoch, "epoch": epoch, **row})
+    assert told == []
+    assert advice.at_the_end().startswith("the probes still rise (+")
+
+
 def test_a_rate_that_is_too_high_is_told_once():
     (told,) = see(FAST, epochs=100)[0]
     assert told.startswith("94 % of the variance of the features lies in one direction at epoch 1,")
@@ -46,7 +69,9 @@ def test_a_collapse_is_told_with_the_rank_of_random_weights():
     assert "random weights of 120: they collapse; stop, and try a lower --lr" in told[0]
 
 
-def test_a_rank_that_falls_to_a_quarter_is_told():
+def test_a_rank_that_falls_to_a_quarter_is_told_unless_it_was_only_high_at_first():
+    early = [(200, 0.3, 0.7, 0.7), (40, 0.3, 0.7, 0.7)]  # a third of that of random weights
+    assert see(early)[0] == []
     looks = [(100, 0.3, 0.7, 0.7), (26, 0.3, 0.7, 0.7), (24, 0.3, 0.7, 0.7), (20, 0.3, 0.7, 0.7)]
     (told,) = see(looks)[0]
     assert told.startswith("the effective rank of the features fell from 100 to 24 until epoch 3,")

@@ -11,7 +11,7 @@ import train_byol
 import train_classifier
 from byol.config import ClassifierConfig
 from byol.run.classifier_log import ClassifierLog
-from byol.run.metrics import read_jsonl
+from byol.run.metrics import MetricsFile, read_jsonl
 
 CPU = torch.device("cpu")
 
@@ -114,3 +114,14 @@ def test_without_tensorboard_it_is_one_sentence_before_anything_else(
     code = script.main(["--data", str(photos), "--tensorboard"])
     fails(capsys, code, "--tensorboard needs TensorBoard", "pip install tensorboard")
     assert list(in_tmp.iterdir()) == []
+
+
+def test_looks_at_the_health_have_curves_of_their_own(tmp_path, installed):
+    with MetricsFile(tmp_path / "metrics.jsonl", tensorboard=True) as file:
+        file.write(step=1, epoch=0.5, loss=2.0)
+        for of, step, rank in (("random", 0, 8.0), ("encoder", 2, 5.0)):
+            file.write(kind="health", of=of, step=step, epoch=step / 2, effective_rank=rank)
+    points = curves(tmp_path / "tensorboard")
+    assert points["loss"] == [(1, 2.0)]
+    assert points["health/random/effective_rank"] == [(0, 8.0)]
+    assert points["health/encoder/effective_rank"] == [(2, 5.0)]

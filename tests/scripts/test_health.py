@@ -1,5 +1,6 @@
 """Looks at the health of a run: what they see, that they change nothing, and that they go on."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from test_pretraining import RUN, signal_after, weights
 
 from byol.config import PretrainConfig
 from byol.encoder import Encoder
-from byol.evaluation.health import Health, epochs_between
+from byol.evaluation.health import Health, epochs_between, photos_to_look_at
 from byol.hardware.step import prepare
+from byol.report.pretraining import draw_pretraining
+from byol.report.runs import read_pretraining
 from byol.run.metrics import read_jsonl
 from byol.schedules import Schedule
 from data import make_split, open_photos
@@ -102,7 +105,54 @@ def test_hidden_labels_are_not_read_and_the_encoder_stays_as_it_is(photos, narro
 
 @pytest.mark.parametrize(
     ("images", "epochs", "every"),
-    [(24_748, 240, 5), (24_748, 120, 5), (24_748, 12, 3), (4_000, 8, 2), (24, 2, 1), (24, 1, 1)],
+    [(24_748, 240, 10), (24_748, 120, 5), (24_748, 12, 3), (4_000, 8, 2), (24, 2, 1), (24, 1, 1)],
 )
-def test_looks_are_about_100_000_images_apart_and_four_at_least(images, epochs, every):
+def test_there_are_4_to_24_looks_and_many_images_between_them(images, epochs, every):
     assert epochs_between(Schedule(images, 8, epochs, 0, 0.1, 0)) == every
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "photos"), [(24_748, 120, 1_000), (3_800, 8, 608), (24, 2, 100)]
+)
+def test_a_short_run_looks_at_fewer_photos(images, epochs, photos):
+    assert photos_to_look_at(Schedule(images, 8, epochs, 0, 0.1, 0)) == photos
+
+
+def test_the_picture_has_the_looks_and_random_weights_and_old_files_have_none(
+    pretrain, narrow_encoder
+):
+    assert pretrain() == 0
+    rows = read_pretraining(RUN)
+    axes = {axis.get_ylabel(): axis for axis in draw_pretraining({"a": rows}).axes}
+    for label, key, scale in (
+        ("kNN, labelled photos (%)", "knn_accuracy", 100),
+        ("effective rank of features", "effective_rank", 1),
+    ):
+        encoder, random = axes[label].lines[:2]  # the legend has a third
+        random_row, *seen = looks()
+        assert list(encoder.get_xdata()) == [1, 2]
+        assert list(encoder.get_ydata()) == [scale * row[key] for row in seen]
+        assert set(random.get_ydata()) == {scale * random_row[key]}
+    old = [row for row in rows if "kind" not in row]
+    (RUN / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert read_pretraining(RUN) == old
+    assert len(draw_pretraining({"a": old}).axes) == 4
+
+
+def test_given_weights_that_are_bad_are_told_before_the_first_step(
+    pretrain, narrow_encoder, capsys
+):
+    assert pretrain("--epochs", "1") == 0
+    kept = torch.load("byol.pt", weights_only=True)
+    kept["encoder"]["layer4.1.bn2.weight"][1:] = 0  # and what passes by it
+    kept["encoder"]["layer4.0.bn2.weight"][1:] = 0
+    kept["encoder"]["layer4.0.downsample.1.weight"][1:] = 0
+    kept["encoder"]["layer4.0.downsample.1.bias"][1:] = 0
+    torch.save(kept, "bad.pt")
+    capsys.readouterr()
+    given = "--init", "bad.pt", "--run-dir", "given", "--out", "given.pt", "--health-every", "2"
+    assert pretrain("--epochs", "1", *given) == 0
+    assert looks(Path("given"))[1]["first_direction"] > 0.9
+    assert "of the variance of the features lies in one direction at epoch 0," in (
+        capsys.readouterr().err
+    )
