@@ -26,6 +26,7 @@ from byol.files import usable_cores, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = 10  # of the skipped files
+PARTS = ("labelled", "unlabelled", "hidden", "holdout", "test", "learned")  # of a split
 
 _command = ""
 
@@ -82,7 +83,6 @@ def describe_photos(photos, split) -> dict:
 
     columns = of_classes(slice(None)), of_classes(split.labelled), of_classes(photos.is_test)
     reasons = Counter(reason for _, reason in photos.skipped)
-    parts = ("labelled", "unlabelled", "hidden", "holdout", "test", "learned")
     return {
         "source": without_home(photos.source),
         "fingerprint": photos.fingerprint,
@@ -92,7 +92,7 @@ def describe_photos(photos, split) -> dict:
             {"name": name, "photos": count, "labelled": labelled, "test": test}
             for name, count, labelled, test in zip(photos.classes, *columns, strict=True)
         ],
-        "split": {part: len(getattr(split, part)) for part in parts},
+        "split": {part: len(getattr(split, part)) for part in PARTS},
         "skipped": dict(reasons.most_common(NAMED)),
         "skipped_count": len(photos.skipped),
         "skipped_first": [list(photos.skipped[at]) for at in range(len(photos.skipped))[:NAMED]],
@@ -160,8 +160,29 @@ def _now() -> str:
 def read_about(path: Path) -> dict:
     """Read what `About` wrote. Of a file that is missing or damaged, nothing."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        sessions = content["sessions"]
-        return content if all(isinstance(session, dict) for session in sessions) else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return whole_about(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def whole_about(content: object) -> dict:
+    """Give back what `About` wrote if it is whole, else nothing: a file may be damaged."""
+    try:
+        photos, sessions = content["photos"], content["sessions"]
+        counts = [photos["split"][part] for part in PARTS] + [*photos["skipped"].values()]
+        counts += [photos[key] for key in ("count", "without_class", "skipped_count")]
+        for row in photos["classes"]:
+            counts += [row["photos"], row["labelled"], row["test"]]
+        texts = [photos["source"], photos["fingerprint"], photos["passed_over"]]
+        texts += [text for name, reason in photos["skipped_first"] for text in (name, reason)]
+        texts += [row["name"] for row in photos["classes"]]
+        for session in sessions:
+            keys = "command", "begun", "ended", "device", "byol", "torch", "python"
+            texts += [session[key] for key in keys]
+            texts += [session["machine"][key] for key in ("system", "processor")]
+            texts += [session["machine"]["gpu"] or ""]
+            counts += [session["machine"]["cores"], round(session["seconds"])]
+        whole = all(type(n) is int for n in counts) and all(type(t) is str for t in texts)
+        return content if whole and sessions else {}
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         return {}
