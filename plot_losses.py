@@ -42,13 +42,13 @@ from byol.report.confusion import show_confusion
 from byol.report.four import show_accuracy, show_losses, show_pretraining
 from byol.report.gallery import Shown
 from byol.report.groups import best_of, frozen_run, name_trained
-from byol.report.html import write_page
 from byol.report.mistakes import show_mistakes
 from byol.report.mosaic import show_maps
 from byol.report.neighbours import show_neighbours
 from byol.report.parts import left_by_evaluate, parts_of
 from byol.report.redraw import Redraw, looks, stamp
 from byol.report.runs import read_runs
+from byol.report.sections import write_page
 from byol.report.style import TRAINED, styles_of
 from byol.report.table import accuracy_table
 from byol.report.verdict import verdict
@@ -165,8 +165,8 @@ def draw(
     sentence, judged, left_out = left_by_evaluate(Path(args.evaluation), of_runs)
     for text in left_out:
         redraw.say(f"passed over  {text}")
-    parts = parts_of(runs, list(pretraining), classifiers)
-    write_page(out / PAGE, sentence or verdict(groups), groups, shown, judged, parts)
+    parts = parts_of(runs, pretraining, groups)
+    write_page(out / PAGE, verdict(groups, sentence), groups, [*judged, *shown], parts)
     return accuracy_table(groups), shown
 
 

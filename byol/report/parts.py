@@ -3,78 +3,124 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from byol.errors import printable
+from byol.config import ClassifierConfig, PretrainConfig
+from byol.errors import UserError, printable
 from byol.files import same_photos
 from byol.report.gallery import Shown
-from byol.report.html import Part
 from byol.report.style import TRAINED, styles_of
-from byol.report.table import Cell
-from byol.run.about import read_about
+from byol.report.table import Cell, mean_and_deviation
+from byol.run.about import read_about, whole_about
+from byol.run.left import read_json
 
 
-def parts_of(runs: Path, pretraining: list[str], classifiers: list[dict]) -> list[Part]:
-    """List the runs: those of pretraining by name, then the classifiers of `read_runs`."""
+@dataclass
+class Part:
+    """A run of pretraining, or the classifiers that differ in their seeds alone.
+
+    what: what came out. defaults: of the settings. abouts: see byol/run/about.py; one for each run
+    that wrote it.
+    """
+
+    name: str
+    what: str
+    settings: dict
+    defaults: PretrainConfig | ClassifierConfig
+    abouts: list[dict] = field(default_factory=list)
+
+    @property
+    def photos(self) -> dict | None:
+        """The photos, as the last run has told of them."""
+        return self.abouts[-1]["photos"] if self.abouts else None
+
+    @property
+    def sessions(self) -> list[dict]:
+        """All sessions. A command that trained several seeds has one for each."""
+        return [session for about in self.abouts for session in about["sessions"]]
+
+
+def parts_of(runs: Path, pretraining: dict[str, list[dict]], groups: dict) -> list[Part]:
+    """List the runs of pretraining, then the classifiers. Both are as `read_runs` gives them."""
     parts = []
-    for name in pretraining:
+    for name, rows in pretraining.items():
+        last = rows[-1]
+        what = f"Epoch {last['epoch']:g}: loss {last['loss']:.3f}, spread {last['spread']:.2f}."
         about = read_about(runs / name / "about.json")
-        parts.append(Part(name, "Pretraining with BYOL.", _settings(runs / name), about))
-    for run in classifiers:
-        summary = run["summary"]
-        start, trained = styles_of([summary["init"]])[summary["init"]], TRAINED[summary["freeze"]]
-        accuracy = f"{100 * summary['test_accuracy']:.2f} % ({summary['tested_on']})"
-        what = f"Classifier from {start['label']}, {trained}: {accuracy}."
-        about = summary.get("about")
-        about = about if isinstance(about, dict) and "sessions" in about else {}
-        parts.append(Part(run["name"], what, summary.get("run") or {}, about))
+        settings = _settings(runs / name)
+        abouts = [about] if about else []
+        parts.append(Part(f"Pretraining: {name}", what, settings, PretrainConfig(), abouts))
+    for (init, freeze), of_group in sorted(groups.items(), key=lambda pair: not pair[0][1]):
+        values = [run["summary"]["test_accuracy"] for run in of_group]
+        mean = mean_and_deviation(values).partition(" (")[0]
+        seeds = f"{len(values)} seeds, " if len(values) > 1 else ""
+        what = f"{mean} % ({seeds}{of_group[0]['summary']['tested_on']}): "
+        what += ", ".join(run["name"] for run in of_group) + "."
+        abouts = [whole_about(run["summary"].get("about")) for run in of_group]
+        name = f"Classifier: {styles_of([init])[init]['label']}, {TRAINED[freeze]}"
+        settings = _settings(runs / of_group[0]["name"]) or of_group[0]["summary"].get("run") or {}
+        parts.append(Part(name, what, settings, ClassifierConfig(), [a for a in abouts if a]))
     return parts
 
 
 def _settings(folder: Path) -> dict:
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / "config.json")
+    except UserError:  # the page says that they are not recorded
         return {}
 
 
 def left_by_evaluate(folder: Path, photos: str | None) -> tuple[str, list[Shown], list[str]]:
     """Read what evaluate.py left: the sentence of its label curve, its pictures, what is left out.
 
-    photos: the fingerprint of the photos of the runs. What is of other photos is left out.
+    photos: the fingerprint of the photos of the runs. What is of other photos is left out. Of a
+    curve that is not finished there is no sentence.
     """
     sentence, shown, left_out = "", [], []
     for name, words in (("label_curve", _of_curve), ("table", _of_table)):
         try:
             content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-            title, caption, alt = words(content)
-            fingerprint = content["fingerprint"]
+            told = Shown(folder / f"{name}.png", *words(content))
+            fingerprint, unfinished = content["fingerprint"], content.get("unfinished")
+            said = str(content.get("sentence", ""))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             left_out.append(f"{folder / name}.json is damaged")
             continue
-        if photos and not same_photos(fingerprint, photos):
+        if photos and not same_photos(str(fingerprint), photos):
             left_out.append(f"{folder / name}.png is of other photos than the runs")
-            continue
-        if (folder / f"{name}.png").is_file():
-            shown.append(Shown(folder / f"{name}.png", title, caption, alt))
-            sentence = str(content.get("sentence", "")) or sentence
+        elif told.path.is_file():
+            shown.append(told)
+            sentence = sentence if unfinished else said or sentence
     return sentence, shown, left_out
 
 
-def _of_curve(content: dict) -> tuple[str, str, str]:
-    return content["title"], f"{content['sentence']} {content['caption']}", content["alt"]
+def _of_curve(content: dict) -> tuple[str, str, str, list[list[str]]]:
+    unfinished = f" {content['unfinished']}" if content.get("unfinished") else ""
+    rows = [
+        [cell.strip().replace(r"\|", "|") for cell in line.strip("| ").split(" | ")]
+        for line in content.get("table", "").splitlines()
+        if line.startswith("| ")
+    ]
+    caption = f"{content['sentence']} {content['caption']}{unfinished}"
+    return content["title"], caption, content["alt"], rows
 
 
-def _of_table(content: dict) -> tuple[str, str, str]:
+def _of_table(content: dict) -> tuple[str, str, str, list[list[str]]]:
     cells = [Cell(**cell) for cell in content["cells"]]
-    told = [f"{c.weights}, {c.representation}, {c.protocol}, {c.labels} labels: {c} %"
-            for c in cells]  # fmt: skip
+    rows = [[cell.weights, cell.representation, cell.protocol, cell.labels, f"{cell} %"]
+            for cell in cells]  # fmt: skip
+    best = max(cells, key=lambda cell: sum(cell.values) / len(cell.values))
     caption = (
-        "The table of evaluate.py: each encoder, by the average pool alone and combined with inner "
-        "blocks, judged by linear evaluation, by neighbours, and fine-tuned. "
+        "Each encoder, by the average pool alone and combined with inner blocks, judged by linear "
+        "evaluation, by neighbours, and fine-tuned. "
         f"Tested on {printable('; '.join(content['tested_on'].values()))}."
     )
-    return "Encoders compared", caption, "; ".join(told) + "."
+    alt = (
+        f"Bars of the accuracy of each encoder. The highest is {best} %: {best.weights}, "
+        f"{best.representation}, {best.protocol}, {best.labels} labels. The figures stand below."
+    )
+    head = ["weights", "representation", "judged by", "labels", "accuracy"]
+    return "Encoders compared", caption, alt, [head, *rows]

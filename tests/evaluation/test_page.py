@@ -2,19 +2,21 @@
 
 import html.parser
 import itertools
+import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from byol.config import ClassifierConfig, PretrainConfig
 from byol.report.gallery import Shown
-from byol.report.html import Part, write_page
-from byol.report.parts import left_by_evaluate, parts_of
-from byol.report.verdict import verdict
-from byol.run import about
+from byol.report.html import LONGEST
+from byol.report.parts import Part, left_by_evaluate, parts_of
+from byol.report.sections import write_page
+from byol.report.verdict import HEADLINES, Verdict, verdict
+from byol.run.about import PARTS
 
 VOID = {"meta", "img", "br", "link"}
 HOSTILE = [
@@ -52,6 +54,7 @@ def run(init: str, freeze: bool, accuracy: float, seed: int = 0, **summary) -> d
     content = {"init": init, "freeze": freeze, "seed": seed, "test_accuracy": accuracy}
     content |= {"labels": 250, "tested_on": "holdout", "test_images": 5000, "image_size": 64}
     content |= {"representation": "combined", "classes": ["cat", "dog"], "run": {"lr": 0.1}}
+    content |= {"data": "some/photos"}
     return {"name": f"{init}-{freeze}-{seed}", "summary": content | summary}
 
 
@@ -67,21 +70,33 @@ def picture(tmp_path) -> Path:
     return tmp_path / "noise.png"
 
 
-def page_of(tmp_path, shown=(), parts=(), compared=None, sentence="It pays.") -> Page:
-    path = write_page(
-        tmp_path / "index.html", sentence, compared or {}, list(shown), [], list(parts)
-    )
+def page_of(tmp_path, shown=(), parts=(), compared=None, told=None) -> Page:
+    told = told or Verdict("good", "It pays.", ["By much."])
+    path = write_page(tmp_path / "index.html", told, compared or {}, list(shown), list(parts))
     return Page(path.read_text(encoding="utf-8"))
+
+
+def told_part(name: str, defaults=None, photos: str = "f", **session) -> Part:
+    """A run whose every text is this one."""
+    about = {
+        "source": name, "fingerprint": photos, "count": 3, "without_class": 1,
+        "skipped": {name: 1}, "skipped_count": 1, "skipped_first": [[name, name]],
+        "passed_over": name, "classes": [{"name": name, "photos": 2, "labelled": 1, "test": 0}],
+        "split": dict.fromkeys(PARTS, 1),
+    }  # fmt: skip
+    texts = dict.fromkeys(("command", "begun", "ended", "device", "byol", "torch", "python"), name)
+    machine = {"processor": name, "cores": 2, "system": name, "gpu": name}
+    sessions = [texts | {"machine": machine, "seconds": 90.0} | session]
+    defaults, settings = defaults or ClassifierConfig(), {"data": name, "arch": name}
+    return Part(name, name, settings, defaults, [{"photos": about, "sessions": sessions}])
 
 
 # ---- the page
 
 
 def test_the_page_is_whole_and_loads_nothing(tmp_path, picture):
-    part = Part("byol", "Pretraining.", {"lr": 0.1})
-    found = page_of(
-        tmp_path, [Shown(picture, "Noise", "Look.", "Noise.")], [part], groups(byol=[0.8])
-    )
+    shown = Shown(picture, "Noise", "Look.", "Noise.", [["weights", "10 labels"], ["BYOL", "60.1"]])
+    found = page_of(tmp_path, [shown], [told_part("x")], groups(byol=[0.8]))
     assert [tag for tag, _ in found.tags].count("h1") == 1
     levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch("h[1-6]", tag)]
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
@@ -89,59 +104,141 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path, picture):
     (image,) = found.all("img")
     assert image["src"].startswith("data:image/jpeg;base64,")
     assert (image["alt"], image["width"], image["height"]) == ("Noise.", "400", "300")
-    policy = [meta["content"] for meta in found.all("meta") if "http-equiv" in meta]
-    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    (policy,) = [meta["content"] for meta in found.all("meta") if "http-equiv" in meta]
+    allowed = {part.strip() for part in policy.split(";")}
+    assert allowed == {
+        "default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'",
+        "form-action 'none'",
+    }  # fmt: skip
     assert found.all("html") == [{"lang": "en"}]
-    targets = {attrs["id"] for _, attrs in found.tags if "id" in attrs}
+    assert found.all("meta")[2]["name"] == "viewport"
+    ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
     for link in found.all("a"):
         assert link["href"][0] == "#"
-        assert link["href"][1:] in targets
-    assert found.all("caption")
+        assert link["href"][1:] in ids
+    assert len(found.all("caption")) == len(found.all("table")) >= 4
     assert all(head["scope"] in ("col", "row") for head in found.all("th"))
+    labels = [attrs["aria-label"] for _, attrs in found.tags if "aria-label" in attrs]
+    assert len(labels) == len(set(labels))
     for _, attrs in found.tags:
         assert not any(name.startswith("on") for name in attrs)
-    assert "http" not in " ".join(found.words)
+    text = (tmp_path / "index.html").read_text()
+    assert "://" not in text
+    assert not re.search(r"url\(|@import", text)
+
+
+def test_the_verdict_comes_first(tmp_path, picture):
+    found = page_of(tmp_path, [Shown(picture, "Noise", "Look.", "Noise.")], (), groups(byol=[0.8]))
+    words = " ".join(found.words)
+    order = ["BYOL on photos", "Pretraining pays", "It pays.", "By much.", "80.0", "Look."]
+    places = [words.index(part) for part in order]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_of_hostile_data_are_words_and_nothing_else(tmp_path, picture, name):
-    plain = page_of(tmp_path, [Shown(picture, "x", "x", "x")], [told_part("x")])
-    found = page_of(tmp_path, [Shown(picture, name, name, name)], [told_part(name)])
-    assert [tag for tag, _ in found.tags] == [tag for tag, _ in plain.tags]
+    def page(of: str) -> Page:
+        shown = Shown(picture, of, of, of, [["x", of], [of, of]])
+        told = Verdict("good", of, [of], headline=of)
+        compared = {(of, True): [run(of, True, 0.5, data=of)]}
+        return page_of(tmp_path, [shown], [told_part(of)], compared, told)
+
+    found = page(name)
+    words = {"span"}  # of a command: as many as there are
+    assert [tag for tag, _ in found.tags if tag not in words] == [
+        tag for tag, _ in page("x").tags if tag not in words
+    ]
     shown = name.replace("\u202e", r"\u202e").replace("\n", r"\n").replace("\0", r"\x00")
     assert found.all("img")[0]["alt"] == shown
-    assert " ".join(found.words).count(shown) >= 5
+    assert "".join(found.words).count(shown) >= 20
+    for _, attrs in found.tags:
+        assert not any(attr.startswith("on") for attr in attrs)
 
 
-def told_part(name: str) -> Part:
-    """A run whose every text is this one."""
-    photos = {
-        "source": name, "count": 3, "without_class": 1, "skipped": {name: 1}, "skipped_count": 1,
-        "skipped_first": [[name, name]], "passed_over": name,
-        "classes": [{"name": name, "photos": 2, "labelled": 1, "test": 0}],
-        "split": dict.fromkeys(("labelled", "learned", "holdout", "test"), 1),
-    }  # fmt: skip
-    machine = {"processor": name, "cores": 2, "system": name, "gpu": name}
-    session = dict.fromkeys(("command", "begun", "device", "byol", "torch", "python"), name)
-    sessions = [session | {"machine": machine, "seconds": 90}]
-    return Part(name, name, {name: name}, {"photos": photos, "sessions": sessions}, [name])
+def test_a_long_name_is_cut_and_many_classes_are_counted(tmp_path):
+    part = told_part("y" * 10_000, command="python z")
+    row = part.abouts[0]["photos"]["classes"][0]
+    part.abouts[0]["photos"]["classes"] = [row | {"name": f"class {n}"} for n in range(5000)]
+    found = page_of(tmp_path, parts=[part])
+    assert max(len(name) for name in re.findall("y+", " ".join(found.words))) == LONGEST
+    assert (tmp_path / "index.html").stat().st_size < 200_000
+    words = " ".join(found.words)
+    assert "class 99 " in words
+    assert "class 100 " not in words
+    assert "5,000 classes, of which 4,900 are not listed" in words
 
 
 def test_a_run_of_an_earlier_version_says_what_was_not_recorded(tmp_path):
-    found = page_of(tmp_path, parts=parts_of(tmp_path, ["byol"], [run("random", True, 0.5)]))
-    words = " ".join(found.words)
+    rows = [{"epoch": 2.0, "loss": 0.5, "spread": 0.9}]
+    parts = parts_of(tmp_path, {"byol": rows}, groups(random=[0.5, 0.6]))
+    words = " ".join(page_of(tmp_path, parts=parts).words)
     assert words.count("Command, machine and times: not recorded.") == 2
     assert "Photos: not recorded." in words
-    assert "Classifier from random weights, frozen backbone: 50.00 % (holdout)." in words
+    assert words.count("Settings: not recorded.") == 1  # those of a classifier are in its summary
+    assert "Epoch 2: loss 0.500, spread 0.90." in words
+    assert "Classifier: random weights, frozen backbone" in words
+    assert "55.0 ± 7.1 % (2 seeds, holdout): random-True-0, random-True-1." in words
+
+
+@pytest.mark.parametrize("broken", ["x", 3, [], {}, {"sessions": 3}, None, "photos", "sessions"])
+def test_a_record_that_is_not_whole_counts_as_none(tmp_path, broken):
+    about = told_part("x").abouts[0]
+    if broken in ("photos", "sessions"):
+        broken = about | {broken: [{}]}
+    compared = {("random", True): [run("random", True, 0.5, about=broken)]}
+    assert parts_of(tmp_path, {}, compared)[0].abouts == []
+    compared = {("random", True): [run("random", True, 0.5, about=about)]}
+    assert parts_of(tmp_path, {}, compared)[0].abouts == [about]
+
+
+def test_sessions_and_seeds_of_one_command_are_told_together(tmp_path):
+    times = {"begun": "2026-01-02T10:00:00+00:00", "ended": "2026-01-02T10:05:09+00:00"}
+    part = told_part("x", command="python a", seconds=100.0, **times)
+    later = {"begun": "2026-01-03T10:00:00+00:00", "ended": "2026-01-03T11:00:00+00:00"}
+    part.abouts *= 2
+    third = told_part("x", command="python a --resume", seconds=200.0, **later).abouts[0]
+    third["sessions"] = part.abouts[0]["sessions"] + third["sessions"]
+    part.abouts = [part.abouts[0], third]
+    words = "".join(page_of(tmp_path, parts=[part]).words)
+    assert words.count("python a\n") == 1
+    assert words.count("python a --resume\n") == 1
+    assert "6.7 minutes in 3 sessions, from 2026-01-02 10:00 UTC to 2026-01-03 11:00 UTC" in words
+
+
+def test_settings_that_are_not_the_defaults_stand_first(tmp_path):
+    part = told_part("x", PretrainConfig())
+    part.settings = {"epochs": 7, "labels": None, "overwrite": True, "seed": 0, "lr": None,
+                     "taps": ["layer1.0"], "compile": True}  # fmt: skip
+    words = " ".join(page_of(tmp_path, parts=[part]).words)
+    first, others = words.split("settings that are the defaults", 1)
+    for row in ("--epochs 7 240", "--labels all 250", "--overwrite yes no",
+                "--inner-blocks layer1.0 layer3.0 layer2.0"):  # fmt: skip
+        assert row in " ".join(first.split())
+    assert "--seed 0" in " ".join(others.split())
+    assert "compile" not in words
+
+
+def test_photos_are_told_once_or_for_each_if_they_differ(tmp_path):
+    pretraining = told_part("a", PretrainConfig())
+    words = " ".join(page_of(tmp_path, parts=[pretraining, told_part("b")]).words)
+    assert words.count("BYOL learned from") == words.count("held out") == 1
+    words = " ".join(page_of(tmp_path, parts=[pretraining, told_part("b", photos="g")]).words)
+    assert words.count("BYOL learned from") == 1
+    assert words.count("held out") == 2
+
+
+CURVE = {"fingerprint": "a-b", "title": "t", "sentence": "s", "caption": "c", "alt": "a",
+         "table": "| x | 10 labels |\n|---|---|\n| a \\| b | 60.1 |\n"}  # fmt: skip
 
 
 def test_what_evaluate_left_of_other_photos_is_left_out(tmp_path):
     assert left_by_evaluate(tmp_path, "a-b") == ("", [], [])
-    content = '{"fingerprint": "%s", "title": "t", "sentence": "s", "caption": "c", "alt": "a"}'
-    (tmp_path / "label_curve.json").write_text(content % "a-b")
+    (tmp_path / "label_curve.json").write_text(json.dumps(CURVE))
     (tmp_path / "label_curve.png").touch()
     sentence, (shown,), left_out = left_by_evaluate(tmp_path, "a-b")
     assert (sentence, shown.title, shown.caption, left_out) == ("s", "t", "s c", [])
+    assert shown.table == [["x", "10 labels"], ["a | b", "60.1"]]
     sentence, shown, (left_out,) = left_by_evaluate(tmp_path, "a-c")
     assert (sentence, shown) == ("", [])
     assert left_out.endswith("label_curve.png is of other photos than the runs")
@@ -149,79 +246,121 @@ def test_what_evaluate_left_of_other_photos_is_left_out(tmp_path):
     assert left_by_evaluate(tmp_path, None)[2][0].endswith("label_curve.json is damaged")
 
 
+def test_a_curve_that_is_not_finished_is_shown_and_is_no_verdict(tmp_path):
+    (tmp_path / "label_curve.json").write_text(json.dumps(CURVE | {"unfinished": "half of it"}))
+    (tmp_path / "label_curve.png").touch()
+    sentence, (shown,), _ = left_by_evaluate(tmp_path, "a-b")
+    assert (sentence, shown.caption) == ("", "s c half of it")
+
+
+def test_the_table_of_evaluate_is_shown_with_its_figures(tmp_path):
+    cells = [{"weights": w, "representation": "avgpool", "protocol": "linear", "labels": "250",
+              "values": v} for w, v in (("random", [0.5]), ("multi", [0.8, 0.9]))]  # fmt: skip
+    content = {"fingerprint": "a-b", "cells": cells, "tested_on": {"250": "9 images (holdout)"}}
+    (tmp_path / "table.json").write_text(json.dumps(content))
+    (tmp_path / "table.png").touch()
+    sentence, (shown,), _ = left_by_evaluate(tmp_path, "a-b")
+    assert sentence == ""
+    assert shown.table[1:] == [
+        ["random", "avgpool", "linear", "250", "50.0 %"],
+        ["multi", "avgpool", "linear", "250", "85.0 ± 7.1 (2) %"],
+    ]
+    assert "The highest is 85.0 ± 7.1 (2) %: multi" in shown.alt
+
+
 # ---- the verdict
 
 
 @pytest.mark.parametrize(
-    ("compared", "begin", "end"),
+    ("compared", "kind", "sentence", "more"),
     [
+        # deviations: sqrt(2) = 1.4 of each; error: sqrt((0.85 * 0.15 + 0.61 * 0.39) / 5000) = 0.9 %
         (
             {"byol": [0.84, 0.86], "random": [0.60, 0.62]},
-            "BYOL's weights beat random ones by 24.0 points: 85.0 against 61.0 % with a frozen "
-            "backbone, 250 labels; tested on 5,000 photos, holdout",
-            "; mean of 2 seeds, deviation 1.4.",
+            "good",
+            "BYOL's weights beat random ones by 24.0 points: 85.0 against 61.0 %.",
+            ["Frozen backbone, 250 labels, mean of 2 seeds, which deviate by 1.4 points at most; "
+             "tested on 5,000 photos that were held out."],
         ),
-        ({"byol": [0.7, 0.6], "random": [0.6, 0.62]}, "BYOL's weights beat", "that may be luck."),
-        ({"byol": [0.7], "random": [0.6]}, "BYOL's weights beat", "to see how much is luck."),
-        ({"byol": [0.6], "random": [0.6]}, "BYOL's weights do not beat random ones: 60.0", "."),
-        ({"byol": [0.6]}, "Nothing can be compared yet: train_classifier.py --init random", "."),
-        ({"random": [0.6]}, "Nothing can be compared yet: train_classifier.py --init byol.pt", "."),
-        ({}, "Nothing can be compared yet", "."),
+        (
+            {"byol": [0.7, 0.6], "random": [0.6, 0.62]},
+            "unclear",
+            "BYOL's weights beat random ones by 4.0 points: 65.0 against 61.0 %.",
+            ["The seeds deviate by 7.1 points, so the gap may be luck."],
+        ),
+        (
+            {"byol": [0.7], "random": [0.6]},
+            "good",
+            "BYOL's weights beat random ones by 10.0 points: 70.0 against 60.0 %.",
+            ["One seed cannot show how much is luck: --seeds 3 does."],
+        ),
+        (  # 2 * sqrt((0.61 * 0.39 + 0.6 * 0.4) / 5000) = 1.95 %
+            {"byol": [0.61], "random": [0.6]},
+            "unclear",
+            "BYOL's weights beat random ones by 1.0 points: 61.0 against 60.0 %.",
+            ["With so few photos a gap below 2.0 points may be luck."],
+        ),
+        (
+            {"byol": [0.5], "random": [0.6]},
+            "bad",
+            "BYOL's weights do not beat random ones: 50.0 against 60.0 %.",
+            ["Frozen backbone, 250 labels, one seed each; tested on 5,000 photos that were held "
+             "out."],
+        ),
+        (
+            {"byol": [0.7], "random": [0.6], "imagenet": [0.9]},
+            "good",
+            "BYOL's weights beat random ones by 10.0 points: 70.0 against 60.0 %.",
+            ["ImageNet weights reach 90.0 %, more than BYOL's."],
+        ),
+        (
+            {"byol": [0.6]},
+            "none",
+            "train_classifier.py --init random --freeze makes the classifier that is missing.",
+            [],
+        ),
+        (
+            {"random": [0.6]},
+            "none",
+            "train_classifier.py --init byol.pt --freeze makes the classifier that is missing.",
+            [],
+        ),
+        ({}, "none", "train_classifier.py --init byol.pt --freeze makes the classifier that is "
+         "missing.", []),
     ],
-)
-def test_the_verdict_is_honest(compared, begin, end):
+)  # fmt: skip
+def test_the_verdict_is_honest(compared, kind, sentence, more):
     said = verdict(groups(**compared))
-    assert said.startswith(begin)
-    assert said.endswith(end)
+    assert (said.kind, said.sentence, said.headline) == (kind, sentence, HEADLINES[kind])
+    assert [part for part in more if part not in said.more] == []
+    may_be_luck = [part for part in said.more if "may be luck" in part]
+    assert len(may_be_luck) == (kind == "unclear")
 
 
 def test_the_verdict_says_what_was_no_test():
-    both = {(init, True): [run(init, True, 0.6, tested_on="cross-validation")]
-            for init in ("byol", "random")}  # fmt: skip
-    assert "250 labels; cross-validation." in verdict(both)
+    """With 250 photos a gap of 4 points is less than 2 * sqrt(2 * 0.6 * 0.4 / 250) = 8.8."""
+    both = {(init, True): [run(init, True, a, tested_on="cross-validation", test_images=250)]
+            for init, a in (("byol", 0.64), ("random", 0.6))}  # fmt: skip
+    said = verdict(both)
+    assert said.kind == "unclear"
+    assert said.more[0].endswith("; judged by cross-validation on the 250 labelled photos.")
     crossed = {("byol", True): [run("byol", True, 1)], ("random", False): [run("random", False, 1)]}
-    assert "the other way round" in verdict(crossed)
+    assert "the other way round" in verdict(crossed).sentence
 
 
-# ---- what made a run
+def test_the_full_model_comes_second_and_stands_alone_if_it_must():
+    frozen = groups(byol=[0.7], random=[0.6])
+    full = {(init, False): [run(init, False, value)] for init, value in (("byol", 0.9),
+            ("random", 0.8))}  # fmt: skip
+    said = verdict(full | frozen)
+    assert "70.0 against 60.0" in said.sentence
+    assert "90.0 against 80.0 %. Full model" in said.more[-1]
+    assert "90.0 against 80.0" in verdict(full).sentence
 
 
-def test_a_command_is_spelt_as_a_shell_reads_it_and_names_no_user(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/someone")
-    words = ["--data", "/home/someone/my photos", "--init=/home/someone/b.pt", "$x"]
-    spelt = about.spell_command(str(about.ROOT / "train_byol.py"), words)
-    assert spelt == "python train_byol.py --data ~/'my photos' --init ~/b.pt '$x'"
-    module = str(about.ROOT / "benchmarks" / "scale.py")
-    assert about.spell_command(module, []) == "python -m benchmarks.scale"
-
-
-def test_each_process_of_a_run_has_a_session(tmp_path):
-    parts = ("labelled", "unlabelled", "hidden", "holdout", "test", "learned")
-    split = SimpleNamespace(**{part: np.arange(2) for part in parts})
-    photos = SimpleNamespace(
-        labels=np.array([0, 1, -1]), classes=["a", "b"], is_test=np.array([False, True, False]),
-        skipped=[("x.jpg", "empty file")], names=["1", "2", "3"], source="photos", passed="",
-        fingerprint="f",
-    )  # fmt: skip
-    path = tmp_path / "about.json"
-
-    def session(name: str, going_on: bool) -> dict:
-        with about.running("train_byol.py", ["--epochs", "1"]):
-            about.About(path, name, going_on, photos, split, "cpu").write()
-        return about.read_about(path)
-
-    assert len(session("one", False)["sessions"]) == 1
-    content = session("one", True)
-    assert [each["command"] for each in content["sessions"]] == [
-        "python train_byol.py --epochs 1"
-    ] * 2
-    assert all(each["seconds"] >= 0 and each["ended"] for each in content["sessions"])
-    assert content["photos"]["classes"] == [
-        {"name": "a", "photos": 1, "labelled": 1, "test": 0},
-        {"name": "b", "photos": 1, "labelled": 1, "test": 1},
-    ]
-    assert content["photos"]["skipped"] == {"empty file": 1}
-    assert len(session("another", True)["sessions"]) == 1
-    path.write_text("{")
-    assert about.read_about(path) == {}
-    assert about.current_command() == ""
+def test_the_sentence_of_a_curve_comes_before_the_accuracies():
+    said = verdict(groups(byol=[0.7], random=[0.6]), "With 10 labels ...")
+    assert said.sentence == "With 10 labels ..."
+    assert said.headline == "What pretraining is worth in labels"
+    assert said.more[0].startswith("BYOL's weights beat random ones by 10.0 points")
+    assert verdict({}, "With 10 labels ...").more == []
