@@ -12,7 +12,7 @@ import train_classifier
 
 @pytest.mark.slow
 def test_frozen_byol_beats_frozen_random(root):
-    """By at least 5 points and more than twice the spread, over 3 seeds of the classifier."""
+    """By at least 12 points and more than twice the spread, over 3 seeds of the classifier."""
     cartoons = ["--config", str(root / "configs" / "cartoons.toml")]
     assert train_byol.main(cartoons) == 0
     accuracy = {}
@@ -25,5 +25,5 @@ def test_frozen_byol_beats_frozen_random(root):
             accuracy.setdefault(init, []).append(100 * summary["test_accuracy"])
     gap = np.mean(accuracy["byol.pt"]) - np.mean(accuracy["random"])
     spread = max(np.std(values, ddof=1) for values in accuracy.values())
-    assert gap >= 5, accuracy
+    assert gap >= 12, accuracy
     assert gap > 2 * spread, accuracy
