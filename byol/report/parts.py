@@ -10,6 +10,7 @@ from byol.config import ClassifierConfig, PretrainConfig
 from byol.errors import UserError, printable
 from byol.files import same_photos
 from byol.report.gallery import Shown
+from byol.report.pretraining import training_of
 from byol.report.style import TRAINED, styles_of
 from byol.report.table import Cell, mean_and_deviation
 from byol.run.about import read_about, whole_about
@@ -45,7 +46,7 @@ def parts_of(runs: Path, pretraining: dict[str, list[dict]], groups: dict) -> li
     """List the runs of pretraining, then the classifiers. Both are as `read_runs` gives them."""
     parts = []
     for name, rows in pretraining.items():
-        last = rows[-1]
+        last = training_of(rows)[-1]
         what = f"Epoch {last['epoch']:g}: loss {last['loss']:.3f}, spread {last['spread']:.2f}."
         about = read_about(runs / name / "about.json")
         settings = _settings(runs / name)
@@ -83,7 +84,7 @@ def left_by_evaluate(folder: Path, photos: str | None) -> tuple[str, list[Shown]
             content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
             told = Shown(folder / f"{name}.png", *words(content))
             fingerprint, unfinished = content["fingerprint"], content.get("unfinished")
-            said = str(content.get("sentence", ""))
+            said, command = str(content.get("sentence", "")), content.get("command")
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -92,19 +93,19 @@ def left_by_evaluate(folder: Path, photos: str | None) -> tuple[str, list[Shown]
         if photos and not same_photos(str(fingerprint), photos):
             left_out.append(f"{folder / name}.png is of other photos than the runs")
         elif told.path.is_file():
+            told.caption += f" Made by: {command}" if command else ""
             shown.append(told)
             sentence = sentence if unfinished else said or sentence
     return sentence, shown, left_out
 
 
 def _of_curve(content: dict) -> tuple[str, str, str, list[list[str]]]:
-    unfinished = f" {content['unfinished']}" if content.get("unfinished") else ""
     rows = [
         [cell.strip().replace(r"\|", "|") for cell in line.strip("| ").split(" | ")]
         for line in content.get("table", "").splitlines()
         if line.startswith("| ")
     ]
-    caption = f"{content['sentence']} {content['caption']}{unfinished}"
+    caption = f"{content['sentence']} {content['caption']}"
     return content["title"], caption, content["alt"], rows
 
 

@@ -247,10 +247,11 @@ def test_what_evaluate_left_of_other_photos_is_left_out(tmp_path):
 
 
 def test_a_curve_that_is_not_finished_is_shown_and_is_no_verdict(tmp_path):
-    (tmp_path / "label_curve.json").write_text(json.dumps(CURVE | {"unfinished": "half of it"}))
+    half = {"unfinished": "half of it", "command": "python evaluate.py"}
+    (tmp_path / "label_curve.json").write_text(json.dumps(CURVE | half))
     (tmp_path / "label_curve.png").touch()
     sentence, (shown,), _ = left_by_evaluate(tmp_path, "a-b")
-    assert (sentence, shown.caption) == ("", "s c half of it")
+    assert (sentence, shown.caption) == ("", "s c Made by: python evaluate.py")
 
 
 def test_the_table_of_evaluate_is_shown_with_its_figures(tmp_path):
