@@ -28,12 +28,13 @@ def judge_worth(curves: list[dict], count: int) -> dict:
     """Say what BYOL's frozen features are worth with so many labels, against no pretraining.
 
     The curve without pretraining is the better of random weights, frozen, and training from
-    scratch, at each count.
+    scratch, at each count. Training from scratch counts once it was done with all counts.
     """
     points = {(c["start"], c["frozen"]): {p["labels"]: p for p in c["points"]} for c in curves}
     byol = points["byol", True][count]
     without: dict[int, dict] = {}
-    for frozen in (True, False):
+    scratch = points.get(("random", False), {}).keys() >= points["random", True].keys()
+    for frozen in (True, False) if scratch else (True,):
         for labels, point in points.get(("random", frozen), {}).items():
             best = max(without.get(labels, point), point, key=lambda p: p["mean"])
             without[labels] = best
@@ -41,7 +42,7 @@ def judge_worth(curves: list[dict], count: int) -> dict:
     kind, equal = worth(byol["mean"], baseline)
     same, spread = without[count], (byol["std"] or 0, without[count]["std"] or 0)
     close = 0 < byol["mean"] - same["mean"] < max(spread)
-    sentence = _sentence(count, kind, equal, scratch=("random", False) in points, close=close)
+    sentence = _sentence(count, kind, equal, scratch=scratch, close=close)
     return {
         "sentence": sentence,
         "labels": count,
@@ -60,7 +61,7 @@ def _sentence(count: int, kind: str, equal: float, scratch: bool, close: bool) -
         text = f"{start} worth more than {equal:,} labels {without}, the most that were tried."
     elif kind == "fewer":
         text = f"{start} not worth more: {equal:,} labels {without} do better, the fewest tried."
-    elif equal <= count:
+    elif equal <= count or two_digits(equal) == two_digits(count):
         text = f"{start} not worth more: about {two_digits(equal)} labels {without} do as well."
     else:
         text = f"{start} worth as much as about {two_digits(equal)} labels {without}."

@@ -79,6 +79,21 @@ def test_the_sentence_is_honest_at_its_ends(byol, count, curves, words):
     assert "spread" not in verdict["sentence"]
 
 
+def test_training_from_scratch_counts_once_all_counts_are_done():
+    part = {**SCRATCH, "points": SCRATCH["points"][:1]}
+    byol = line("byol", True, 0.55, 0.7, 0.9)
+    said = judge_worth([byol, RANDOM, part], 100)["sentence"]
+    assert said == judge_worth([byol, RANDOM], 100)["sentence"]
+    assert "on random features" in said
+    assert "without pretraining" in judge_worth([byol, RANDOM, SCRATCH], 100)["sentence"]
+
+
+def test_as_many_labels_are_not_more():
+    """100.2 of 100 labels would read as "worth as much as about 100"."""
+    same = [line("random", True, 0.5, 0.6, 0.7), line("byol", True, 0.5, 0.6001, 0.9)]
+    assert "not worth more: about 100 labels" in judge_worth(same, 100)["sentence"]
+
+
 def test_without_pretraining_the_better_of_two_counts():
     verdict = judge_worth([line("byol", True, 0.6, 0.7, 0.9), RANDOM, SCRATCH], 100)
     assert verdict["without"] == [(10, 0.5), (100, 0.6), (1000, 0.85)]
