@@ -6,11 +6,9 @@ import math
 import textwrap
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
 from byol.errors import printable
 from byol.files import write_atomically, write_json
-from byol.report.pictures import save_picture
+from byol.report.pictures import plt, save_picture  # which sets the backend of matplotlib
 from byol.report.style import plain, styles_of
 
 NAME = "label_curve"
