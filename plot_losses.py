@@ -162,10 +162,11 @@ def draw(
 
     # ---- the page
     of_runs = classifiers[0]["summary"]["images"] if classifiers else None
-    sentence, judged, left_out = left_by_evaluate(Path(args.evaluation), of_runs)
+    parts = parts_of(runs, pretraining, groups)
+    pretrained = [part.settings for part in parts if part.is_pretraining]
+    sentence, judged, left_out = left_by_evaluate(Path(args.evaluation), of_runs, pretrained)
     for text in left_out:
         redraw.say(f"passed over  {text}")
-    parts = parts_of(runs, pretraining, groups)
     write_page(out / PAGE, verdict(groups, sentence), groups, [*judged, *shown], parts)
     return accuracy_table(groups), shown
 

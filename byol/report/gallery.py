@@ -12,7 +12,8 @@ class Shown:
 
     title: a few words. caption: a sentence or two, what to look at and what it means. alt: what
     the picture shows, for who cannot see it, figures included. table: the figures in rows, of which
-    the first is the head; empty if there are none to look up.
+    the first is the head; empty if there are none to look up. command: what made the picture, if it
+    was another script.
     """
 
     path: Path
@@ -20,3 +21,4 @@ class Shown:
     caption: str
     alt: str
     table: list[list[str]] = field(default_factory=list)
+    command: str = ""

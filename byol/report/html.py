@@ -74,12 +74,13 @@ def figure(shown: Shown) -> str:
         head, *others = shown.table
         rows = table(f"{shown.title}, in figures", head, others, numbers=range(1, len(head)))
         rows = f"<details><summary>The figures</summary>{rows}</details>"
+    made_by = commands([shown.command] if shown.command else [])
     # alt texts are not shortened: they stand for the picture
     return (
         f"<figure><h3>{text(shown.title)}</h3>\n"
         f'<img src="{data}" width="{width}" height="{height}" '
         f'alt="{escape(printable(shown.alt))}">\n'
-        f"<figcaption>{escape(printable(shown.caption))}</figcaption>{rows}</figure>\n"
+        f"<figcaption>{escape(printable(shown.caption))}</figcaption>{made_by}{rows}</figure>\n"
     )
 
 

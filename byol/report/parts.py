@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from byol.config import ClassifierConfig, PretrainConfig
+from byol.config import (
+    MAY_DIFFER_ON_RESUME,
+    ClassifierConfig,
+    PretrainConfig,
+    modern_settings,
+)
 from byol.errors import UserError, printable
 from byol.files import same_photos
 from byol.report.gallery import Shown
@@ -32,6 +38,11 @@ class Part:
     abouts: list[dict] = field(default_factory=list)
 
     @property
+    def is_pretraining(self) -> bool:
+        """Whether it is a run of train_byol.py."""
+        return isinstance(self.defaults, PretrainConfig)
+
+    @property
     def photos(self) -> dict | None:
         """The photos, as the last run has told of them."""
         return self.abouts[-1]["photos"] if self.abouts else None
@@ -47,7 +58,7 @@ def parts_of(runs: Path, pretraining: dict[str, list[dict]], groups: dict) -> li
     parts = []
     for name, rows in pretraining.items():
         last = training_of(rows)[-1]
-        what = f"Epoch {last['epoch']:g}: loss {last['loss']:.3f}, spread {last['spread']:.2f}."
+        what = f"Epoch {last['epoch']:.1f}: loss {last['loss']:.3f}, spread {last['spread']:.2f}."
         about = read_about(runs / name / "about.json")
         settings = _settings(runs / name)
         abouts = [about] if about else []
@@ -72,19 +83,25 @@ def _settings(folder: Path) -> dict:
         return {}
 
 
-def left_by_evaluate(folder: Path, photos: str | None) -> tuple[str, list[Shown], list[str]]:
+def left_by_evaluate(
+    folder: Path, photos: str | None, pretrained: Iterable[dict] = ()
+) -> tuple[str, list[Shown], list[str]]:
     """Read what evaluate.py left: the sentence of its label curve, its pictures, what is left out.
 
-    photos: the fingerprint of the photos of the runs. What is of other photos is left out. Of a
-    curve that is not finished there is no sentence.
+    photos: the fingerprint of the photos of the runs; pretrained: the settings of each pretraining.
+    What is of other photos or of another encoder is left out. Of a curve that is not finished there
+    is no sentence.
     """
     sentence, shown, left_out = "", [], []
     for name, words in (("label_curve", _of_curve), ("table", _of_table)):
         try:
             content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
             told = Shown(folder / f"{name}.png", *words(content))
+            told.command = content.get("command") or ""
             fingerprint, unfinished = content["fingerprint"], content.get("unfinished")
-            said, command = str(content.get("sentence", "")), content.get("command")
+            said = str(content.get("sentence", ""))
+            judged = content.get("weights") or content.get("checkpoints") or []
+            known = _is_of_one(pretrained, [weights["config"] for weights in judged])
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -92,11 +109,29 @@ def left_by_evaluate(folder: Path, photos: str | None) -> tuple[str, list[Shown]
             continue
         if photos and not same_photos(str(fingerprint), photos):
             left_out.append(f"{folder / name}.png is of other photos than the runs")
+        elif not known:
+            left_out.append(f"{folder / name}.png is of another encoder than the runs")
         elif told.path.is_file():
-            told.caption += f" Made by: {command}" if command else ""
             shown.append(told)
             sentence = sentence if unfinished else said or sentence
     return sentence, shown, left_out
+
+
+def _is_of_one(pretrained: Iterable[dict], judged: Iterable[dict]) -> bool:
+    """Tell whether an encoder that was judged may be of one of these pretrainings.
+
+    Their settings decide, but for those that a run may go on with. If nothing is known, it may.
+    """
+    pretrained = [modern_settings(settings) for settings in pretrained if settings]
+    judged = [modern_settings(settings) for settings in judged if settings]
+
+    def alike(one: dict, other: dict) -> bool:
+        keys = (one.keys() & other.keys()) - MAY_DIFFER_ON_RESUME
+        return all(one[key] == other[key] for key in keys)
+
+    if not pretrained or not judged:
+        return True
+    return any(alike(one, other) for one in pretrained for other in judged)
 
 
 def _of_curve(content: dict) -> tuple[str, str, str, list[list[str]]]:

@@ -104,7 +104,7 @@ def photos(parts: list[Part]) -> str:
 def _counts(alike: list[Part]) -> str:
     """Write the counts. alike: parts of the same photos; they may be split in different ways."""
     about, split = alike[-1].photos, alike[-1].photos["split"]
-    pretrained = [part for part in alike if _is_pretraining(part)]
+    pretrained = [part for part in alike if part.is_pretraining]
     learned = {part.name: part.photos["split"]["learned"] for part in pretrained}
     pairs = [
         ("source", about["source"]),
@@ -151,10 +151,6 @@ def _classes(about: dict) -> str:
 
 
 # ---- how each thing was made
-
-
-def _is_pretraining(part: Part) -> bool:
-    return part.defaults.section == "pretrain"
 
 
 def made(part: Part) -> str:

@@ -176,7 +176,7 @@ def test_a_run_of_an_earlier_version_says_what_was_not_recorded(tmp_path):
     assert words.count("Command, machine and times: not recorded.") == 2
     assert "Photos: not recorded." in words
     assert words.count("Settings: not recorded.") == 1  # those of a classifier are in its summary
-    assert "Epoch 2: loss 0.500, spread 0.90." in words
+    assert "Epoch 2.0: loss 0.500, spread 0.90." in words
     assert "Classifier: random weights, frozen backbone" in words
     assert "55.0 ± 7.1 % (2 seeds, holdout): random-True-0, random-True-1." in words
 
@@ -233,25 +233,43 @@ CURVE = {"fingerprint": "a-b", "title": "t", "sentence": "s", "caption": "c", "a
 
 
 def test_what_evaluate_left_of_other_photos_is_left_out(tmp_path):
-    assert left_by_evaluate(tmp_path, "a-b") == ("", [], [])
+    assert left_by_evaluate(tmp_path, "a-b", []) == ("", [], [])
     (tmp_path / "label_curve.json").write_text(json.dumps(CURVE))
     (tmp_path / "label_curve.png").touch()
-    sentence, (shown,), left_out = left_by_evaluate(tmp_path, "a-b")
+    sentence, (shown,), left_out = left_by_evaluate(tmp_path, "a-b", [])
     assert (sentence, shown.title, shown.caption, left_out) == ("s", "t", "s c", [])
     assert shown.table == [["x", "10 labels"], ["a | b", "60.1"]]
-    sentence, shown, (left_out,) = left_by_evaluate(tmp_path, "a-c")
+    sentence, shown, (left_out,) = left_by_evaluate(tmp_path, "a-c", [])
     assert (sentence, shown) == ("", [])
     assert left_out.endswith("label_curve.png is of other photos than the runs")
     (tmp_path / "label_curve.json").write_text("[]")
-    assert left_by_evaluate(tmp_path, None)[2][0].endswith("label_curve.json is damaged")
+    assert left_by_evaluate(tmp_path, None, [])[2][0].endswith("label_curve.json is damaged")
 
 
 def test_a_curve_that_is_not_finished_is_shown_and_is_no_verdict(tmp_path):
     half = {"unfinished": "half of it", "command": "python evaluate.py"}
     (tmp_path / "label_curve.json").write_text(json.dumps(CURVE | half))
     (tmp_path / "label_curve.png").touch()
-    sentence, (shown,), _ = left_by_evaluate(tmp_path, "a-b")
-    assert (sentence, shown.caption) == ("", "s c Made by: python evaluate.py")
+    sentence, (shown,), _ = left_by_evaluate(tmp_path, "a-b", [])
+    assert (sentence, shown.caption, shown.command) == ("", "s c", "python evaluate.py")
+
+
+def test_a_curve_of_another_encoder_is_left_out(tmp_path):
+    weights = [{"config": {}}, {"config": {"seed": 1, "epochs": 9, "device": "cuda"}}]
+    (tmp_path / "label_curve.json").write_text(json.dumps(CURVE | {"weights": weights}))
+    (tmp_path / "label_curve.png").touch()
+    for runs, is_shown in (
+        ([], True),
+        ([{}], True),
+        ([{"seed": 1, "epochs": 9, "device": "cpu"}], True),
+        ([{"seed": 0, "epochs": 9}], False),
+        ([{"seed": 0, "epochs": 9}, {"seed": 1, "epochs": 9}], True),
+    ):
+        sentence, shown, left_out = left_by_evaluate(tmp_path, "a-b", runs)
+        assert (bool(sentence), len(shown)) == (is_shown, is_shown)
+        assert [text.rpartition(" is ")[2] for text in left_out] == (
+            [] if is_shown else ["of another encoder than the runs"]
+        )
 
 
 def test_the_table_of_evaluate_is_shown_with_its_figures(tmp_path):
@@ -260,7 +278,7 @@ def test_the_table_of_evaluate_is_shown_with_its_figures(tmp_path):
     content = {"fingerprint": "a-b", "cells": cells, "tested_on": {"250": "9 images (holdout)"}}
     (tmp_path / "table.json").write_text(json.dumps(content))
     (tmp_path / "table.png").touch()
-    sentence, (shown,), _ = left_by_evaluate(tmp_path, "a-b")
+    sentence, (shown,), _ = left_by_evaluate(tmp_path, "a-b", [])
     assert sentence == ""
     assert shown.table[1:] == [
         ["random", "avgpool", "linear", "250", "50.0 %"],
