@@ -50,7 +50,7 @@ from byol.evaluation.scores import Scores
 from byol.evaluation.worth import judge_worth
 from byol.hardware.device import describe, set_up
 from byol.progress import say, silent
-from byol.report import label_curve, page, table
+from byol.report import label_curve, table, table_files
 from byol.run.about import current_command
 from byol.run.folder import clear_half_written, lock_run_folder, make_folder
 from byol.run.start import imagenet_file
@@ -114,13 +114,13 @@ def main(argv: list[str] | None = None) -> None:
                     judge_frozen(cells, bank, photos, split, weights, protocol, draw)
             bank = None  # it is large, and the next one comes
     about["seconds_frozen"] = round(time.perf_counter() - started)
-    page.write(out, "unfinished", cells, about)
+    table_files.write(out, "unfinished", cells, about)
 
     # ---- fine-tuned: the same label counts and draws, each a run of train_classifier.py
     def tune(weights: Weights, representation: str, protocol: Protocol) -> None:
         for seed in range(protocol.seeds):
             fine_tune(cells, out, photos, weights, config, representation, protocol, seed)
-        page.write(out, "unfinished", cells, about)
+        table_files.write(out, "unfinished", cells, about)
 
     try:
         for protocol in protocols if args.fine_tune else ():
@@ -136,8 +136,8 @@ def main(argv: list[str] | None = None) -> None:
             f"what is finished is in {out / 'unfinished.md'}; the same command goes on",
             getattr(interrupt, "code", 130),
         ) from None
-    page.write(out, "table", cells, about)
-    page.remove(out, "unfinished")
+    table_files.write(out, "table", cells, about)
+    table_files.remove(out, "unfinished")
     print(table.markdown(cells, tested))
     print("\n".join(printable(str(out / f"table.{kind}")) for kind in ("md", "json", "png")))
 

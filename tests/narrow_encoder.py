@@ -27,8 +27,8 @@ def narrow(patch) -> None:
 def evaluate_fast(patch) -> None:
     """Let `evaluate.py` try two L2 strengths that are fitted fast, and draw no pictures."""
     patch.setattr("byol.evaluation.linear_and_knn.STRENGTHS", [1e4, 1e2])
-    patch.setattr("byol.report.page.draw_table", lambda cells: cells)
-    patch.setattr("byol.report.page.save_picture", lambda _, path: path.write_bytes(b""))
+    patch.setattr("byol.report.table_files.draw_table", lambda cells: cells)
+    patch.setattr("byol.report.table_files.save_picture", lambda _, path: path.write_bytes(b""))
 
 
 def write_encoder(path, photos, **settings) -> str:

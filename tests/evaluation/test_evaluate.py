@@ -290,8 +290,8 @@ def test_checkpoints_that_do_not_compare(world, capsys):
 
 
 def test_two_of_a_kind_have_rows_of_their_own(world, monkeypatch):
-    monkeypatch.setattr("byol.report.page.draw_table", draw_table)
-    monkeypatch.setattr("byol.report.page.save_picture", save_picture)
+    monkeypatch.setattr("byol.report.table_files.draw_table", draw_table)
+    monkeypatch.setattr("byol.report.table_files.save_picture", save_picture)
     other = changed(world / "multi.pt", "other.pt", config={"seed": 5})
     first = str(world / "multi.pt")
     assert evaluate.main([first, other, *FROZEN]) == 0
