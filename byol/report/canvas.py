@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
@@ -88,14 +89,16 @@ def end_of(text: str, width: int, size: float = 9, weight: str = "normal") -> st
 def _cut(
     text: str, width: int, size: float, weight: str, shorten: Callable[[str, int], str]
 ) -> str:
-    """Leave out letters until a text fits; one is left at least."""
+    """Leave out as few letters as a text needs to fit; one is left at least."""
     text = printable(text)
     most = int(width / (LEAST_LETTER * size * PIXELS_OF_POINT)) + 1
-    shown = text if len(text) <= most else shorten(text, most)
-    while most > 1 and _width_of(shown, size, weight) > width:
-        most = min(most, len(text)) - 1
-        shown = shorten(text, most)
-    return shown
+    if len(text) <= most and _width_of(text, size, weight) <= width:
+        return text
+    counts = range(1, min(most, len(text) - 1) + 1)  # of letters that are left
+    fitting = bisect_left(
+        counts, True, key=lambda count: _width_of(shorten(text, count), size, weight) > width
+    )
+    return shorten(text, max(1, fitting))
 
 
 def _width_of(text: str, size: float, weight: str) -> float:
