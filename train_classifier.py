@@ -11,6 +11,7 @@ without it everything learns. With --representation combined the head sees inner
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -99,7 +100,7 @@ def train(
 
     # ---- cross-validation: how good it will be, and how sure it may be; then the classifier itself
     if labels.folds:
-        cross_validate(config, pretrained, photos, labels, features, device, amp, run)
+        cross_validate(config, classifier, photos, labels, features, device, amp, run)
     log = fit(classifier, config, photos, labels.train, features, device, amp, run)
 
     # ---- the test, once, with the weights of the last epoch
@@ -129,8 +130,12 @@ def build(config: ClassifierConfig, pretrained: dict | None, photos, device) -> 
     return prepare(classifier, device)
 
 
-def cross_validate(config, pretrained, photos, labels, features, device, amp, run) -> None:
-    """Fill `labels.folds`: train a classifier without each fold, and let it score that fold."""
+def cross_validate(config, untrained, photos, labels, features, device, amp, run) -> None:
+    """Fill `labels.folds`: train a classifier without each fold, and let it score that fold.
+
+    Each begins as a copy of `untrained`. A frozen encoder is shared.
+    """
+    shared = [untrained.encoder] if config.freeze else []
     folds, say = labels.folds, run.say
     trainings = len(folds.folds) * (folds.count - 1)
     if not config.freeze:
@@ -139,7 +144,7 @@ def cross_validate(config, pretrained, photos, labels, features, device, amp, ru
         folds.restore(run.folder, run.settings)
     with Interrupt() as interrupt:
         for repeat, of_fold in folds.to_do():
-            classifier = build(config, pretrained, photos, device)
+            classifier = copy.deepcopy(untrained, {id(part): part for part in shared})
             some = features[~of_fold.to(device)] if config.freeze else None
             silent = Silent(interrupt, config.rate_flag)
             fit(classifier, config, photos, labels.train[~of_fold], some, device, amp, silent)
