@@ -304,7 +304,7 @@ def judge_curve(args, protocols, out: Path, photos, config, random, judged, devi
         # ---- frozen: the features that are needed, once, then each count and draw
         for group in curve.by_bank(tasks, results):
             curve.judge_group(group, results, photos, test, device, amp)
-        write_curve(out, lines, tasks, results, about)
+        content = write_curve(out, lines, tasks, results, about)
 
         # ---- all weights: each a run of train_classifier.py; the picture after each count
         trained = [task for task in tasks if not task.line.frozen and not results.of(task)]
@@ -312,13 +312,12 @@ def judge_curve(args, protocols, out: Path, photos, config, random, judged, devi
             for task in of_count:
                 runs = out / "label_curve_runs"
                 curve.train_task(train_classifier.train, task, results, photos, runs)
-            write_curve(out, lines, tasks, results, about)
+            content = write_curve(out, lines, tasks, results, about)
     except KeyboardInterrupt as interrupt:
         raise Stopped(
             f"what is finished is in {results.path}; the same command goes on",
             getattr(interrupt, "code", 130),
         ) from None
-    content = write_curve(out, lines, tasks, results, about)
     print(f"{content['table']}\n{content['sentence']}")
     for kind in ("md", "json", "png"):
         print(printable(str(out / f"{label_curve.NAME}.{kind}")))
