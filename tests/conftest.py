@@ -8,12 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from narrow_encoder import narrow
 from photo_files import cartoon_folder
 
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "datasets"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks():
+    """Nothing is flushed to a disk: no power is lost here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +50,12 @@ def photos(tmp_path_factory) -> Path:
 def cache(tmp_path_factory) -> Path:
     """The cache of packed photos that the tests of a process share."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def narrow_encoder(monkeypatch) -> None:
+    """Each `Encoder` of the test is narrow: a step takes a tenth of the time."""
+    narrow(monkeypatch)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Shared by the tests of the data."""
 
-import os
-
 import pytest
 
 
@@ -10,5 +8,4 @@ def cache(tmp_path, monkeypatch):
     """A cache of packed photos of the test's own, which is not there yet."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("BYOL_CACHE", str(folder))
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power is lost here, and disks wait
     return folder

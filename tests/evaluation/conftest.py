@@ -8,12 +8,6 @@ import pytest
 from narrow_encoder import narrow, write_encoder
 
 
-@pytest.fixture
-def narrow_encoder(monkeypatch) -> None:
-    """Each `Encoder` of the test is narrow."""
-    narrow(monkeypatch)
-
-
 @pytest.fixture(scope="session")
 def world(photos, cache, tmp_path_factory) -> Path:
     """A folder of `photos`, and one checkpoint for each kind of losses, of narrow encoders."""

@@ -31,7 +31,7 @@ FINE = ["--epochs", "2", "--batch-size", "4", "--supervised-epochs", "3", "--amp
         "--device", "cpu"]  # fmt: skip
 FROZEN = ["--frozen-only", "--labels", "8", "--seeds", "1", "--device", "cpu"]
 GENTLE = ["--config", "gentle.toml", "--lr", "0.003"]
-EIGHT = ["--labels", "8", "all", "--seeds", "2", "1"]
+EIGHT = ["--labels", "8", "all", "--seeds", "2", "1", "--batch-size", "4", "16"]
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_fine_tuning_in_the_table_is_train_classifier(world, judged):
     code = train_classifier.main(
         ["--init", str(world / "multi.pt"), "--representation", "combined", "--labels", "8",
          "--epochs", "2", "--batch-size", "4", "--amp", "off", "--device", "cpu",
-         "--lr", "0.003", "--encoder-lr-scale", "0.25", "--warmup-epochs", "1",
+         "--lr", "0.003", "--encoder-lr-scale", "0.25", "--warmup-epochs", "1", "--folds", "0",
          "--run-dir", "alone"])  # fmt: skip
     assert code == 0
     alone = json.loads(Path("alone/summary.json").read_text())
@@ -202,7 +202,7 @@ def test_the_classifier_of_combined_features_repeats_its_accuracy(world, init, f
     start += [] if init != "random" else ["--data", str(world / "photos")]
     code = train_classifier.main(
         [*start, "--representation", "combined", "--labels", "8", "--epochs",
-         "30" if freeze else "3", "--batch-size", "4", "--amp", "off",
+         "30" if freeze else "3", "--batch-size", "4", "--amp", "off", "--folds", "0",
          "--device", "cpu", *(["--freeze"] if freeze else []), "--run-dir", "run"])  # fmt: skip
     assert code == 0
     content = checkpoint.load("run/classifier.pt", checkpoint.CLASSIFIER)

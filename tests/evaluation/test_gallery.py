@@ -361,5 +361,6 @@ def test_texts_are_cut_to_their_place():
 
 @pytest.fixture(autouse=True)
 def _no_figures_left():
+    before = plt.get_fignums()
     yield
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == before

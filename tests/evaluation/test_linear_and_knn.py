@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from byol.errors import UserError
+from byol.evaluation import linear_and_knn
 from byol.evaluation.features import Standardise
 from byol.evaluation.linear_and_knn import (
     MOST_IMAGES_TO_CHOOSE,
@@ -51,7 +52,13 @@ def test_the_head_is_at_the_minimum(width):
     assert np.abs(by_bias).max() < 1e-3 * first
 
 
-def test_the_same_input_gives_the_same_head():
+@pytest.fixture
+def quick(monkeypatch):
+    """Two strengths that are fitted fast."""
+    monkeypatch.setattr(linear_and_knn, "STRENGTHS", [1e3, 10.0])
+
+
+def test_the_same_input_gives_the_same_head(quick):
     x, y = blobs(30)
     one, other = fit_linear(x, y, 3)[0], fit_linear(x, y, 3)[0]
     assert torch.equal(one.weight, other.weight)
@@ -62,7 +69,7 @@ def test_cross_validation_finds_a_strength_that_suits():
     """Many features of noise and few images want a strong penalty; clean ones a weak one."""
     x, y = blobs(60, width=200, noise=8.0)
     _, noisy = fit_linear(x, y, 3)
-    x, y = blobs(3000, width=3, noise=0.3)
+    x, y = blobs(900, width=3, noise=0.3)
     _, clean = fit_linear(x, y, 3)
     assert noisy >= 100
     assert clean <= 10
@@ -132,7 +139,7 @@ def test_representations_take_the_parts_they_should():
     assert accuracies["combined"][2] > 0.8
 
 
-def test_confusion_matrices_are_those_of_each_image_alone():
+def test_confusion_matrices_are_those_of_each_image_alone(quick):
     """Of uneven classes: by the head and by brute force over the neighbours."""
     x, y = blobs(260)
     keep = (y != 2) | (torch.arange(260) % 4 == 0)

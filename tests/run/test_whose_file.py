@@ -15,7 +15,8 @@ from byol.run import checkpoint
 
 TINY = ["--labels", "8", "--image-size", "32", "--store-size", "32", "--hidden-dim", "16",
         "--projection-dim", "8", "--losses", "classic", "--batch-size", "8", "--epochs", "1",
-        "--recipe", "cartoons", "--amp", "off", "--device", "cpu"]  # fmt: skip
+        "--recipe", "cartoons", "--amp", "off", "--device", "cpu",
+        "--health-every", "0"]  # fmt: skip
 
 
 def write_encoder(run: str, path: str = "byol.pt") -> None:
@@ -83,7 +84,7 @@ def test_epochs_may_be_lowered_to_what_is_done_and_no_further(tiny, capsys):
     assert "--epochs was 4 and is now 3" in capsys.readouterr().err
 
 
-def test_a_folder_may_be_spelt_otherwise_when_a_run_goes_on(in_tmp, photos, capsys):
+def test_a_folder_may_be_spelt_otherwise_when_a_run_goes_on(in_tmp, narrow_encoder, photos, capsys):
     shutil.copytree(photos, "photos")
     flags = [*TINY, "--save-every", "0"]
     assert train_byol.main(["--data", "photos", *flags]) == 0
@@ -91,7 +92,9 @@ def test_a_folder_may_be_spelt_otherwise_when_a_run_goes_on(in_tmp, photos, caps
     assert train_byol.main(["--data", f"{in_tmp}/moved/", *flags, "--resume"]) == 0
 
 
-def test_a_classifier_takes_the_split_of_the_photos_wherever_they_are(in_tmp, capsys):
+def test_a_classifier_takes_the_split_of_the_photos_wherever_they_are(
+    in_tmp, narrow_encoder, capsys
+):
     """Else it would learn from the photos that pretraining held out, and be tested on others."""
     cartoon_folder(in_tmp / "photos", train=44, test=0)
     data = in_tmp / "photos" / "train"
@@ -100,16 +103,19 @@ def test_a_classifier_takes_the_split_of_the_photos_wherever_they_are(in_tmp, ca
     before = json_of("runs/byol/split.json")
     data.rename(in_tmp / "moved")
     capsys.readouterr()
-    flags = ["--init", "byol.pt", "--freeze", "--epochs", "1", "--amp", "off", "--device", "cpu"]
+    flags = ["--init", "byol.pt", "--freeze", "--epochs", "1", "--amp", "off", "--device", "cpu",
+             "--folds", "0"]  # fmt: skip
     assert train_classifier.main([*flags, "--data", f"{in_tmp}/moved/"]) == 0
     assert "on 10 images (holdout)" in capsys.readouterr().out
     after = json_of("runs/classifier-byol-frozen/split.json")
     assert (after["holdout"], after["labelled"]) == (before["holdout"], before["labelled"])
 
 
-def test_the_encoder_of_a_run_that_is_not_finished_can_be_tried(in_tmp, photos, capsys):
+def test_the_encoder_of_a_run_that_is_not_finished_can_be_tried(
+    in_tmp, narrow_encoder, photos, capsys
+):
     assert train_byol.main(["--data", str(photos), *TINY]) == 0
-    flags = ["--freeze", "--epochs", "1", "--amp", "off", "--device", "cpu"]
+    flags = ["--freeze", "--epochs", "1", "--amp", "off", "--device", "cpu", "--folds", "0"]
     assert train_classifier.main(["--init", "runs/byol/last.pt", *flags]) == 0
     assert "last.pt is of a run that is not finished (step 3)" in capsys.readouterr().err
     finished, state = (checkpoint.load_pretrained(p) for p in ("byol.pt", "runs/byol/last.pt"))

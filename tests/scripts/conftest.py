@@ -5,6 +5,7 @@ import io
 from types import SimpleNamespace
 
 import pytest
+from matplotlib.figure import Figure
 from narrow_encoder import narrow
 
 import train_byol
@@ -14,6 +15,7 @@ TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "32", "--pro
         "--batch-size", "8", "--epochs", "2", "--log-every", "2", "--optimizer", "sgd",
         "--losses", "classic", "--tau0", "0.99", "--warmup-epochs", "10",
         "--recipe", "cartoons", "--amp", "off", "--device", "cpu", "--save-every", "0",
+        "--health-every", "0",
         "--mean", "0.4", "0.5", "0.6", "--std", "0.3", "0.2", "0.25"]  # fmt: skip
 TINY_CLASSIFIER = ["--epochs", "3", "--batch-size", "4", "--amp", "off", "--device", "cpu",
                    "--folds", "0"]  # fmt: skip
@@ -43,9 +45,14 @@ def classify():
 
 
 @pytest.fixture
-def narrow_encoder(monkeypatch) -> None:
-    """Each `Encoder` of the test is narrow: a step takes a tenth of the time."""
-    narrow(monkeypatch)
+def no_drawing(monkeypatch) -> None:
+    """Each picture of the test is a small white one: the test is about something else."""
+    save = Figure.savefig
+
+    def save_white(_, file, **options) -> None:
+        save(Figure(figsize=(1, 1)), file, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save_white)
 
 
 @pytest.fixture(scope="session")

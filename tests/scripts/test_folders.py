@@ -14,8 +14,14 @@ import train_classifier
 
 SIZE = ["--image-size", "32", "--store-size", "32", "--amp", "off", "--device", "cpu"]
 BYOL = ["--labels", "8", "--hidden-dim", "16", "--projection-dim", "8", "--losses", "classic",
-        "--batch-size", "8", "--epochs", "1", "--recipe", "cartoons", *SIZE]  # fmt: skip
-CLASSIFIER = ["--labels", "8", "--epochs", "1", *SIZE]
+        "--batch-size", "8", "--epochs", "1", "--recipe", "cartoons", "--health-every", "0",
+        *SIZE]  # fmt: skip
+CLASSIFIER = ["--labels", "8", "--epochs", "1", "--folds", "0", *SIZE]
+
+
+@pytest.fixture(autouse=True)
+def _narrow(narrow_encoder):
+    """All of it with narrow encoders."""
 
 
 def line(text: str, word: str) -> str:
@@ -34,7 +40,8 @@ def test_each_script_says_classes_tests_and_what_was_passed_over(in_tmp, capsys,
     assert want.endswith(
         "; for the test: the folder test (12); passed over: 1 video (train/cat/clip.mp4)"
     )
-    assert train_classifier.main(["--init", "byol.pt", "--freeze", "--epochs", "1"]) == 0
+    frozen = ["--init", "byol.pt", "--freeze", "--epochs", "1", "--folds", "0"]
+    assert train_classifier.main(frozen) == 0
     assert line(capsys.readouterr().err, "classes") == want
     flags = ["--labels", "8", "--seeds", "1", "--frozen-only", "--device", "cpu", "--amp", "off",
              "--inner-blocks", "layer3.0", "--inner-grids", "1"]  # fmt: skip
@@ -43,7 +50,7 @@ def test_each_script_says_classes_tests_and_what_was_passed_over(in_tmp, capsys,
         assert line(capsys.readouterr().err, "classes") == want
 
 
-def test_a_run_in_the_folder_of_the_photos_goes_on_after_a_plot(in_tmp, capsys):
+def test_a_run_in_the_folder_of_the_photos_goes_on_after_a_plot(in_tmp, no_drawing, capsys):
     cartoon_folder(Path("."), train=32, test=0)
     run = ["--data", ".", *BYOL, "--run-dir", "runs/byol"]
     assert train_byol.main(run) == 0
@@ -71,7 +78,7 @@ def test_classes_at_goes_with_the_encoder_and_is_a_setting_of_the_run(in_tmp, ca
     assert line(capsys.readouterr().err, "classes").startswith("classes     2: cat 24, dog 24;")
     assert train_byol.main(["--data", path, *BYOL, "--resume"]) == 2
     fails(capsys, 2, "classes_at was 2 and is now None")
-    frozen = ["--init", "byol.pt", "--freeze", "--epochs", "1"]
+    frozen = ["--init", "byol.pt", "--freeze", "--epochs", "1", "--folds", "0"]
     assert train_classifier.main(frozen) == 0
     assert line(capsys.readouterr().err, "classes").startswith("classes     2: cat 24, dog 24;")
     summary = json.loads(Path("runs/classifier-byol-frozen/summary.json").read_text())

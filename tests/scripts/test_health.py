@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_pretraining import RUN, signal_after, weights
+from test_pretraining import RUN, assert_same, signal_after, weights
 
+import train_byol
 from byol.config import PretrainConfig
 from byol.encoder import Encoder
+from byol.evaluation import linear_and_knn
 from byol.evaluation.health import Health, epochs_between, photos_to_look_at
 from byol.hardware.step import prepare
 from byol.report.pretraining import draw_pretraining
@@ -24,12 +26,24 @@ PROBES = {"knn_accuracy", "linear_accuracy"}
 MEASURES = {"effective_rank", "first_direction", "alignment", "uniformity"}
 
 
+@pytest.fixture(autouse=True)
+def _fast(narrow_encoder, monkeypatch):
+    """Narrow encoders, and probes of two strengths."""
+    monkeypatch.setattr(linear_and_knn, "STRENGTHS", [1e3, 10.0])
+
+
+@pytest.fixture
+def pretrain_watched(tiny):
+    """Run `train_byol.py` with looks as often as it wants, or as a flag says."""
+    return lambda *flags: train_byol.main([*tiny, "--health-every", "auto", *flags])
+
+
 def looks(run=RUN) -> list[dict]:
     return read_jsonl(run / "metrics.jsonl", "health")
 
 
-def test_each_look_is_a_line_of_its_own_and_random_weights_come_first(pretrain, narrow_encoder):
-    assert pretrain() == 0
+def test_each_look_is_a_line_of_its_own_and_random_weights_come_first(pretrain_watched):
+    assert pretrain_watched() == 0
     found = looks()
     assert [(row["of"], row["step"], row["epoch"]) for row in found] == [
         ("random", 0, 0), ("encoder", 3, 1), ("encoder", 6, 2)
@@ -40,42 +54,46 @@ def test_each_look_is_a_line_of_its_own_and_random_weights_come_first(pretrain, 
     assert all("kind" not in row for row in read_jsonl(RUN / "metrics.jsonl"))
 
 
+@pytest.fixture(scope="module")
+def looked_at(pretrain_apart):
+    """The folder of a run of four epochs with a look after each second one."""
+    return pretrain_apart("--epochs", "4", "--health-every", "2", narrowly=True).folder
+
+
 @pytest.mark.parametrize(
     ("every", "steps"), [("0", []), ("1", [0, 3, 6, 9, 12]), ("3", [0, 9, 12])]
 )
-def test_looking_changes_nothing_of_the_training(pretrain, narrow_encoder, every, steps):
-    flags = "--epochs", "4", "--run-dir", "other", "--out", "other.pt"
-    assert pretrain("--epochs", "4", "--health-every", "2") == 0
-    assert pretrain(*flags, "--health-every", every) == 0
-    for name, value in weights("byol.pt").items():
-        assert torch.equal(value, weights("other.pt")[name]), name
-    lines = [read_jsonl(run / "metrics.jsonl") for run in (RUN, Path("other"))]
+def test_looking_changes_nothing_of_the_training(pretrain_watched, looked_at, every, steps):
+    assert pretrain_watched("--epochs", "4", "--health-every", every) == 0
+    assert_same(weights(looked_at / "byol.pt"), weights("byol.pt"))
+    lines = [read_jsonl(run / "metrics.jsonl") for run in (looked_at / RUN, RUN)]
     for row in lines[0] + lines[1]:
         row.pop("images_per_second")
     assert lines[0] == lines[1]
-    assert [row["step"] for row in looks(Path("other"))] == steps
+    assert [row["step"] for row in looks(looked_at / RUN)] == [0, 6, 12]
+    assert [row["step"] for row in looks()] == steps
 
 
-def test_a_run_that_was_stopped_has_the_looks_of_an_unbroken_one(pretrain, narrow_encoder):
-    assert pretrain("--run-dir", "whole", "--out", "whole.pt") == 0
+def test_a_run_that_was_stopped_has_the_looks_of_an_unbroken_one(pretrain_watched):
+    assert pretrain_watched("--run-dir", "whole", "--out", "whole.pt") == 0
     going_on = []
     for step in (1, 3, 5):
         with signal_after(step, signal.SIGTERM):
-            assert pretrain("--save-every", "60", *going_on) == 143
+            assert pretrain_watched("--save-every", "60", *going_on) == 143
         going_on = ["--resume"]
-    assert pretrain("--resume") == 0
+    assert pretrain_watched("--resume") == 0
     assert looks() == looks(Path("whole"))
 
 
-def test_without_labels_the_rest_is_seen(pretrain, tiny, narrow_encoder):
-    assert pretrain("--labels", "0") == 0
+def test_without_labels_the_rest_is_seen(pretrain_watched):
+    assert pretrain_watched("--labels", "0") == 0
     assert looks()[-1].keys() - {"kind", "of", "step", "epoch"} == MEASURES
 
 
-def test_given_weights_are_seen_before_the_first_step(pretrain, narrow_encoder):
-    assert pretrain("--epochs", "1") == 0
+def test_given_weights_are_seen_before_the_first_step(pretrain_watched):
+    assert pretrain_watched("--epochs", "1") == 0
     given = "--init", "byol.pt", "--run-dir", "given", "--out", "given.pt"
-    assert pretrain("--epochs", "1", *given) == 0
+    assert pretrain_watched("--epochs", "1", *given) == 0
     found = looks(Path("given"))
     assert [(row["of"], row["step"]) for row in found[:2]] == [("random", 0), ("encoder", 0)]
     assert found[0] == looks()[0]
@@ -83,7 +101,7 @@ def test_given_weights_are_seen_before_the_first_step(pretrain, narrow_encoder):
     assert {key: found[1][key] for key in same} == {key: looks()[-1][key] for key in same}
 
 
-def test_hidden_labels_are_not_read_and_the_encoder_stays_as_it_is(photos, narrow_encoder):
+def test_hidden_labels_are_not_read_and_the_encoder_stays_as_it_is(photos):
     config = PretrainConfig(data=str(photos), image_size=32, store_size=32, view_size=32, labels=12)
     found = open_photos(config.data, 32)
     split = make_split(found, config.labels)
@@ -118,10 +136,8 @@ def test_a_short_run_looks_at_fewer_photos(images, epochs, photos):
     assert photos_to_look_at(Schedule(images, 8, epochs, 0, 0.1, 0)) == photos
 
 
-def test_the_picture_has_the_looks_and_random_weights_and_old_files_have_none(
-    pretrain, narrow_encoder
-):
-    assert pretrain() == 0
+def test_the_picture_has_the_looks_and_random_weights_and_old_files_have_none(pretrain_watched):
+    assert pretrain_watched() == 0
     rows = read_pretraining(RUN)
     axes = {axis.get_ylabel(): axis for axis in draw_pretraining({"a": rows}).axes}
     for label, key, scale in (
@@ -139,10 +155,8 @@ def test_the_picture_has_the_looks_and_random_weights_and_old_files_have_none(
     assert len(draw_pretraining({"a": old}).axes) == 4
 
 
-def test_given_weights_that_are_bad_are_told_before_the_first_step(
-    pretrain, narrow_encoder, capsys
-):
-    assert pretrain("--epochs", "1") == 0
+def test_given_weights_that_are_bad_are_told_before_the_first_step(pretrain_watched, capsys):
+    assert pretrain_watched("--epochs", "1") == 0
     kept = torch.load("byol.pt", weights_only=True)
     kept["encoder"]["layer4.1.bn2.weight"][1:] = 0  # and what passes by it
     kept["encoder"]["layer4.0.bn2.weight"][1:] = 0
@@ -151,7 +165,7 @@ def test_given_weights_that_are_bad_are_told_before_the_first_step(
     torch.save(kept, "bad.pt")
     capsys.readouterr()
     given = "--init", "bad.pt", "--run-dir", "given", "--out", "given.pt", "--health-every", "2"
-    assert pretrain("--epochs", "1", *given) == 0
+    assert pretrain_watched("--epochs", "1", *given) == 0
     assert looks(Path("given"))[1]["first_direction"] > 0.9
     assert "of the variance of the features lies in one direction at epoch 0," in (
         capsys.readouterr().err

@@ -18,6 +18,7 @@ from byol.run.checkpoint import save_state
 from data import make_split, open_photos
 
 TINY = ["--image-size", "32", "--store-size", "32", "--view-size", "32", "--hidden-dim", "16",
+        "--health-every", "0",
         "--projection-dim", "8", "--losses", "classic", "--recipe", "cartoons", "--batch-size", "8",
         "--epochs", "1", "--amp", "off", "--device", "cpu"]  # fmt: skip
 FROZEN = ["--init", "byol.pt", "--freeze"]

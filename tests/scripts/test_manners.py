@@ -5,6 +5,7 @@ import shlex
 import sys
 
 import pytest
+from narrow_encoder import evaluate_fast
 from photo_files import cartoon_folder
 
 import byol
@@ -37,7 +38,7 @@ def shown(capsys, script, flag: str) -> str:
 
 
 def test_results_are_on_stdout_and_the_work_is_on_stderr(
-    pretrain, classify, narrow_encoder, capsys
+    pretrain, classify, narrow_encoder, no_drawing, capsys
 ):
     assert pretrain() == 0
     told = capsys.readouterr()
@@ -61,11 +62,14 @@ def test_results_are_on_stdout_and_the_work_is_on_stderr(
     assert "no run yet of: " in told.err
 
 
-def test_quiet_leaves_results_and_warnings(in_tmp, tiny, classify, narrow_encoder, capsys):
+def test_quiet_leaves_results_and_warnings(
+    in_tmp, tiny, classify, narrow_encoder, no_drawing, monkeypatch, capsys
+):
+    evaluate_fast(monkeypatch)
     folder = cartoon_folder(in_tmp / "photos", train=32, test=12)
     (folder / "train" / "broken.jpg").write_bytes(b"\xff\xd8no photo")
     data = ["--data", str(folder)]
-    assert train_byol.main([*tiny, *data, "--quiet", "--health-every", "0"]) == 0
+    assert train_byol.main([*tiny, *data, "--quiet"]) == 0
     told = capsys.readouterr()
     assert [line.split()[0] for line in told.out.splitlines()] == ["took", "wrote"]
     (line,) = told.err.splitlines()

@@ -19,7 +19,8 @@ from byol.run.interrupt import Interrupt
 
 TINY = ["--labels", "8", "--image-size", "32", "--store-size", "32", "--hidden-dim", "16",
         "--projection-dim", "8", "--losses", "classic", "--batch-size", "8", "--epochs", "2",
-        "--recipe", "cartoons", "--amp", "off", "--device", "cpu"]  # fmt: skip
+        "--recipe", "cartoons", "--amp", "off", "--device", "cpu",
+        "--health-every", "0"]  # fmt: skip
 
 
 class Gone(io.StringIO):
@@ -148,7 +149,7 @@ def test_cores_are_those_that_the_process_may_use(tmp_path, monkeypatch, limits,
     assert files.usable_cores() == cores
 
 
-def test_a_printed_command_can_be_pasted(in_tmp, photos, capsys):
+def test_a_printed_command_can_be_pasted(in_tmp, narrow_encoder, photos, capsys):
     import train_byol
 
     assert train_byol.main(["--data", str(photos), *TINY, "--epochs", "1", "--out", "my b.pt"]) == 0

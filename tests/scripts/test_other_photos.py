@@ -1,12 +1,12 @@
 """Photos change between two runs: replaced, broken, or known by an earlier version."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from narrow_encoder import narrow
 from PIL import Image, ImageOps
 from refusals import fails
 
@@ -19,8 +19,10 @@ from byol.run.folder import check_same_settings
 
 TINY = ["--labels", "8", "--image-size", "32", "--store-size", "40", "--hidden-dim", "16",
         "--projection-dim", "8", "--losses", "classic", "--batch-size", "8",
-        "--recipe", "cartoons", "--amp", "off", "--device", "cpu"]  # fmt: skip
-CLASSIFY = ["--init", "byol.pt", "--freeze", "--epochs", "2", "--amp", "off", "--device", "cpu"]
+        "--recipe", "cartoons", "--amp", "off", "--device", "cpu",
+        "--health-every", "0"]  # fmt: skip
+CLASSIFY = ["--init", "byol.pt", "--freeze", "--epochs", "2", "--amp", "off", "--device", "cpu",
+            "--folds", "0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +30,17 @@ def trained(photos, tmp_path_factory):
     """A folder with photos, a pretraining run and a classifier of them."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(photos, folder / "photos")
-    before, cache = Path.cwd(), os.environ.get("BYOL_CACHE")
-    os.chdir(folder)
-    os.environ["BYOL_CACHE"] = "cache"
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("BYOL_CACHE", "cache")
+        narrow(patch)
         assert train_byol.main(["--data", "photos", *TINY, "--epochs", "1"]) == 0
         assert train_classifier.main(CLASSIFY) == 0
-    finally:
-        os.chdir(before)
-        os.environ.pop("BYOL_CACHE")
-        if cache:
-            os.environ["BYOL_CACHE"] = cache
     return folder
 
 
 @pytest.fixture
-def world(trained, tmp_path, monkeypatch):
+def world(trained, narrow_encoder, tmp_path, monkeypatch):
     """A copy of `trained` to work in."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)

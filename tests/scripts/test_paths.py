@@ -21,7 +21,7 @@ TINY = ["--image-size", "32", "--store-size", "32", "--hidden-dim", "64", "--pro
         "--batch-size", "32", "--epochs", "2", "--log-every", "1", "--optimizer", "sgd",
         "--lr", "0.2", "--losses", "classic", "--tau0", "0.99", "--warmup-epochs", "10",
         "--recipe", "small", "--device", "cpu", "--labels", "0",
-        "--overwrite"]  # fmt: skip
+        "--health-every", "0", "--overwrite"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,8 @@ def test_photos_that_moved_are_drawn_from_their_pack(runs, in_tmp, narrow_encode
     photos = cartoon_folder(in_tmp / "mine", train=32, test=12)
     tiny = ["--data", str(photos), "--labels", "8", "--image-size", "32", "--store-size", "32",
             "--hidden-dim", "16", "--projection-dim", "8", "--losses", "classic", "--amp", "off",
-            "--batch-size", "8", "--epochs", "1", "--device", "cpu"]  # fmt: skip
+            "--health-every", "0", "--batch-size", "8", "--epochs", "1",
+            "--device", "cpu"]  # fmt: skip
     assert train_byol.main(tiny) == 0
     shutil.rmtree(photos)
     names, told = plot(capsys)
@@ -159,7 +160,7 @@ def test_labels_that_changed_since_are_seen(in_tmp, narrow_encoder, capsys):
              "--image-size", "32", "--store-size", "32", "--amp", "off",
              "--device", "cpu"]  # fmt: skip
     tiny = ["--hidden-dim", "16", "--projection-dim", "8", "--losses", "classic",
-            "--batch-size", "8", "--epochs", "1"]  # fmt: skip
+            "--health-every", "0", "--batch-size", "8", "--epochs", "1"]  # fmt: skip
     assert train_byol.main([*flags, *tiny]) == 0
     classifier = ["--freeze", "--epochs", "2", "--folds", "0", "--init", "byol.pt"]
     assert train_classifier.main([*classifier, "--amp", "off", "--device", "cpu"]) == 0
@@ -184,7 +185,8 @@ def test_photos_without_a_class_have_a_map_and_neighbours(in_tmp, narrow_encoder
             image.resize((80, 40)).save(folder / f"{number}.png")
     tiny = ["--data", str(folder), "--image-size", "32", "--store-size", "32", "--channels", "grey",
             "--hidden-dim", "16", "--projection-dim", "8", "--losses", "classic", "--amp", "off",
-            "--batch-size", "8", "--epochs", "1", "--device", "cpu"]  # fmt: skip
+            "--health-every", "0", "--batch-size", "8", "--epochs", "1",
+            "--device", "cpu"]  # fmt: skip
     assert train_byol.main(tiny) == 0
     names, told = plot(capsys)
     assert names == ["pretraining.png", "views.png", "map.png", "neighbours.png"]
