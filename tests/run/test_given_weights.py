@@ -144,9 +144,10 @@ def test_another_encoder_is_told_with_the_flags_that_fit(start):
         (lambda w: {1: w["bn1.bias"]}, "no weights of a ResNet"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_named(start, model, change, told):
+def test_what_does_not_fit_is_named(narrow_encoder, start, change, told):
+    weights = {**Encoder().state_dict(), "fc.weight": torch.zeros(7, 64)}
     with pytest.raises(UserError, match=told) as error:
-        start(change(model.state_dict()))
+        start(change(weights))
     assert "weights.pth" in str(error.value)
 
 

@@ -30,6 +30,7 @@ OF_PHOTOS = ["views.png", "map.png", "neighbours.png", "mistakes.png"]
 ALL = ["accuracy.png", "pretraining.png", *OF_PHOTOS[:3], "confusion.png", "mistakes.png",
        "loss2.png", "loss1.png"]  # fmt: skip
 FAST = ["--epochs", "2", "--batch-size", "4", "--amp", "off", "--device", "cpu", "--folds", "0"]
+NO_DRAWING = pytest.mark.usefixtures("no_drawing")  # it is about which are drawn
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +85,14 @@ def test_all_pictures_are_drawn_and_told_in_order(job, capsys):
         assert (pixels[[0, -1]] == 255).mean() > 0.9, name  # the ground is white
 
 
+@NO_DRAWING
 def test_without_photos_the_figures_alone_are_drawn(job, capsys):
     names, told = plot(capsys, "--no-photos")
     assert names == [name for name in ALL if name not in OF_PHOTOS]
     assert told == ""
 
 
+@NO_DRAWING
 def test_photos_that_moved_are_drawn_from_their_pack(runs, in_tmp, narrow_encoder, capsys):
     photos = cartoon_folder(in_tmp / "mine", train=32, test=12)
     tiny = ["--data", str(photos), "--labels", "8", "--image-size", "32", "--store-size", "32",
@@ -103,6 +106,7 @@ def test_photos_that_moved_are_drawn_from_their_pack(runs, in_tmp, narrow_encode
     assert "passed over" not in told
 
 
+@NO_DRAWING
 def test_without_the_pack_pictures_are_passed_over_and_each_is_named(job, capsys, monkeypatch):
     monkeypatch.setenv("BYOL_CACHE", str(job / "elsewhere"))
     names, told = plot(capsys)
@@ -114,6 +118,7 @@ def test_without_the_pack_pictures_are_passed_over_and_each_is_named(job, capsys
     assert capsys.readouterr().err == ""
 
 
+@NO_DRAWING
 def test_without_an_encoder_the_others_are_drawn(job, capsys):
     Path("runs/byol/last.pt").unlink()
     Path("byol.pt").unlink()
@@ -133,6 +138,7 @@ def test_without_an_encoder_the_others_are_drawn(job, capsys):
     assert "passed over  map.png: there is no run yet of a pretrained encoder" in told
 
 
+@NO_DRAWING
 def test_damaged_files_cost_their_pictures_alone(job, capsys):
     Path("runs/byol/split.json").write_text("[")
     Path("runs/byol/last.pt").write_bytes(b"no")
@@ -145,6 +151,7 @@ def test_damaged_files_cost_their_pictures_alone(job, capsys):
     assert "Traceback" not in told
 
 
+@NO_DRAWING
 def test_labels_that_changed_since_are_seen(in_tmp, narrow_encoder, capsys):
     """Views depend on which photos are learned from, and the test on which are hidden."""
     photos = cartoon_folder(in_tmp / "mine", train=32, test=0)
@@ -199,6 +206,7 @@ def test_photos_without_a_class_have_a_map_and_neighbours(in_tmp, narrow_encoder
     assert "passed over" not in told
 
 
+@NO_DRAWING
 def test_of_cross_validation_there_are_no_mistakes_to_show(job, capsys):
     for path in Path("runs").glob("*/summary.json"):
         summary = {**json.loads(path.read_text()), "tested_on": "cross-validation"}
@@ -242,11 +250,13 @@ def often(monkeypatch) -> None:
     monkeypatch.setattr(redraw, "SHARE", 1e9)
 
 
+@NO_DRAWING
 def test_watch_ends_if_no_run_goes_on(job, capsys, often):
     names, _ = plot(capsys, "--watch", "--no-photos")
     assert "pretraining.png" in names
 
 
+@NO_DRAWING
 def test_watch_draws_again_what_has_changed_until_the_run_ends(job, capsys, often):
     """The run writes a line, and ends: pretraining.png is drawn twice, the others once."""
     lock = lock_run_folder(Path("runs/byol"))
@@ -275,6 +285,7 @@ def test_watch_draws_again_what_has_changed_until_the_run_ends(job, capsys, ofte
     assert lines.count("accuracy.png") == lines.count("confusion.png") == 1
 
 
+@NO_DRAWING
 def test_watch_waits_for_the_first_line_of_a_run(in_tmp, capsys, often):
     folder = Path("runs/byol")
     folder.mkdir(parents=True)
@@ -293,11 +304,13 @@ def test_watch_waits_for_the_first_line_of_a_run(in_tmp, capsys, often):
     assert told.count("passed over  views.png: there is no runs/byol/config.json") == 1
 
 
+@NO_DRAWING
 def test_watch_of_nothing_is_an_error_at_its_end(in_tmp, capsys, often):
     Path("runs").mkdir()
     fails(capsys, plot_losses.main(["--watch"]), "no finished run")
 
 
+@NO_DRAWING
 def test_ctrl_c_ends_watching_with_its_exit_code(job, capsys, often):
     with lock_run_folder(Path("runs/byol")):
 

@@ -30,7 +30,7 @@ from byol.run.metrics import read_jsonl
 from byol.run.run import Run
 
 SETTINGS = ["--labels", "8", "--epochs", "3", "--batch-size", "4", "--amp", "off",
-            "--device", "cpu"]  # fmt: skip
+            "--device", "cpu", "--folds", "0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def stopped_after(steps: int):
         (3, ["--representation", "combined"]),
         (4, ["--optimizer", "lars"]),
         (6, []),  # all steps: the test alone is missing
-        (5, ["--freeze"]),
+        (5, ["--freeze", "--folds", "3"]),
     ],
 )
 def test_resume_gives_the_result_of_an_unbroken_run(capsys, steps, extra):
@@ -159,7 +159,7 @@ def test_killed_at_any_write_the_plots_show_the_old_run_or_the_new(monkeypatch, 
     """Killed before each file takes its name, over an earlier result of other settings."""
     assert classify("--freeze", "--runs", "runs", "--epochs", "2") == 0
     shutil.copytree("runs", "earlier")
-    new = ["--freeze", "--save-every", "0", "--epochs", "1", "--batch-size", "8"]
+    new = ["--freeze", "--save-every", "0", "--epochs", "1", "--batch-size", "8", "--folds", "2"]
     assert classify(*new, "--runs", "fresh") == 0
     read = {"old": read_runs(Path("earlier"))[0][0]["rows"],
             "new": read_runs(Path("fresh"))[0][0]["rows"]}  # fmt: skip
@@ -236,7 +236,7 @@ def test_a_state_of_other_weights_is_not_gone_on_with():
 )
 def test_a_signal_saves_and_says_how_to_go_on(root, photos, capsys, number, code):
     argv = ["--data", str(photos), "--image-size", "32", "--store-size", "32", *SETTINGS]
-    argv += ["--freeze", "--epochs", "20000", "--run-dir", "run", "--folds", "0"]
+    argv += ["--freeze", "--epochs", "20000", "--run-dir", "run"]
     command = [sys.executable, str(root / "train_classifier.py"), *argv]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
