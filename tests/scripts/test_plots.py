@@ -13,6 +13,11 @@ import plot_losses
 import train_classifier
 
 
+@pytest.fixture(autouse=True)
+def _not_drawn(no_drawing):
+    """The pictures themselves are looked at in test_pictures.py."""
+
+
 @pytest.fixture(scope="module")
 def frozen(narrow_run, tmp_path_factory) -> dict:
     """The summary of a frozen run."""

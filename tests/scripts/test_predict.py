@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from narrow_encoder import narrow
 from photo_files import png, write_folder, write_zip
 from refusals import fails
 
@@ -22,10 +24,23 @@ from data.stream import Stream
 MODEL = "runs/classifier-byol-frozen/classifier.pt"
 
 
+@pytest.fixture(scope="module")
+def trained(narrow_run, cache, classify, tmp_path_factory) -> Path:
+    """The folder in which `model` was trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("BYOL_CACHE", str(cache))
+        narrow(patch)
+        init = str(narrow_run.folder / "byol.pt")
+        assert classify("--init", init, "--freeze", "--folds", "2") == 0
+    return folder
+
+
 @pytest.fixture
-def model(narrow_encoder, narrow_run, photos, classify) -> str:
+def model(narrow_encoder, trained) -> str:
     """A classifier of the drawings; it has seen 8 of them with labels."""
-    assert classify("--init", str(narrow_run.folder / "byol.pt"), "--freeze", "--folds", "2") == 0
+    shutil.copytree(trained, ".", dirs_exist_ok=True)
     return MODEL
 
 

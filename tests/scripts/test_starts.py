@@ -148,7 +148,7 @@ def photo_flags(photos):
 
 
 def test_a_classifier_takes_given_weights_and_the_settings_of_its_flags(
-    classify, given, photo_flags, narrow_run, capsys
+    classify, given, photo_flags, narrow_run, no_drawing, capsys
 ):
     colours = ["--mean", "0.4", "0.5", "0.6", "--std", "0.3", "0.2", "0.25"]
     for start in ("given.pth", str(narrow_run.folder / "byol.pt"), "random"):
