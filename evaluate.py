@@ -29,25 +29,20 @@ from byol.command_line import Parser, command, parse
 from byol.config import AMP, REPRESENTATIONS, ClassifierConfig
 from byol.encoder import check_inner_blocks
 from byol.errors import Stopped, UserError, note, printable
-from byol.evaluation import curve
+from byol.evaluation import curve, judging
 from byol.evaluation.classifier_run import take_split
-from byol.evaluation.labelled import check_classes, check_labelled, pick_test_images
+from byol.evaluation.labelled import check_classes
 from byol.evaluation.protocol import (
     Protocol,
     Weights,
     extract_bank,
     label_seed,
-    losses_of,
     parse_count,
     parse_labels,
     read_checkpoints,
     read_given,
     read_protocols,
-    settings_of,
-    train_or_take,
 )
-from byol.evaluation.scores import Scores
-from byol.evaluation.worth import judge_worth
 from byol.hardware.device import describe, set_up
 from byol.progress import say, silent
 from byol.report import label_curve, table, table_files
@@ -88,7 +83,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.curve is not None:
         judge_curve(args, protocols, out, photos, config, random, judged, device, amp)
         return
-    tested = {p.labels: check_protocol(photos, config, p) for p in protocols}
+    tested = {
+        p.labels: judging.describe_test(photos, split_of(photos, config, p, 0), config, p)
+        for p in protocols
+    }
     say(describe_run(photos, tested, config, judged, describe(device, amp), out))
     about = {
         "checkpoints": [weights.describe() for weights in judged],
@@ -155,12 +153,7 @@ def read_flags(argv: list[str] | None):
     add("--labels", metavar="N", nargs="+", help="numbers of labelled images, or all [250]")
     add("--seeds", metavar="N", nargs="+", default=["3"],
         help=f"runs of what is random: {each} [3]")  # fmt: skip
-    add(
-        "--epochs",
-        metavar="N",
-        nargs="+",
-        help=f"epochs of fine-tuning: {each} [100]",
-    )
+    add("--epochs", metavar="N", nargs="+", help=f"epochs of fine-tuning: {each} [100]")
     add("--batch-size", metavar="N", nargs="+", default=["50"], help=f"of fine-tuning: {each} [50]")
     add("--supervised-epochs", metavar="N",
         help="from random weights on the most labels; 0: none [pretraining's]")  # fmt: skip
@@ -176,26 +169,15 @@ def read_flags(argv: list[str] | None):
     add("--skip-broken", action="store_true", help="as for train_byol.py")
     add("--inner-blocks", metavar="X", nargs="+",
         help="inner blocks of the combined representation [the checkpoints']")  # fmt: skip
-    add(
-        "--inner-grids",
-        metavar="N",
-        nargs="+",
-        help="side of the grid of each block [the checkpoints']",
-    )
+    add("--inner-grids", metavar="N", nargs="+",
+        help="side of the grid of each block [the checkpoints']")  # fmt: skip
     add("--device", metavar="X", help="auto, cpu, cuda, cuda:N or mps [auto]")
     add("--amp", metavar="X", choices=AMP, help=f"mixed precision ({', '.join(AMP)}) [auto]")
     add("--lr", metavar="X", help="peak learning rate of fine-tuning")
-    add(
-        "--encoder-lr-scale",
-        metavar="X",
-        help="rate of a pretrained encoder in it, as a multiple of --lr",
-    )
-    add(
-        "--out",
-        metavar="FOLDER",
-        default="evaluation",
-        help="folder for tables and runs [evaluation]",
-    )
+    add("--encoder-lr-scale", metavar="X",
+        help="rate of a pretrained encoder in it, as a multiple of --lr")  # fmt: skip
+    add("--out", metavar="FOLDER", default="evaluation",
+        help="folder for tables and runs [evaluation]")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -258,17 +240,15 @@ def read_supervised_epochs(args, first: Weights) -> int:
 def judge_curve(args, protocols, out: Path, photos, config, random, judged, device, amp) -> None:
     """Judge with each label count and draw what has no result yet; write the label curve."""
     # ---- the test, the same for all, and the counts that there are labels for
-    every = make_split(photos, None, config.holdout, config.split_seed)
-    photos, test, tested_on = curve.set_test_apart(photos, every)
-    pool = make_split(photos, None, config.holdout, config.split_seed).labelled
-    available = np.bincount(photos.labels[pool], minlength=len(photos.classes)).tolist()
-    protocols, left_out = curve.keep_fitting(protocols, available, photos.classes)
+    seeds = config.holdout, config.split_seed
+    photos, test, tested_on = curve.set_test_apart(photos, make_split(photos, None, *seeds))
+    pool = make_split(photos, None, *seeds).labelled
+    protocols, left_out = curve.keep_fitting(protocols, photos, pool)
     for labels, reason in left_out.items():
         note(f"{labels} labels are left out: {reason}")
     counts = {p.labels: p.count or len(pool) for p in protocols}
-    for protocol in () if args.epochs else protocols:
-        count = counts[protocol.labels]
-        protocol.epochs = curve.epochs_by_rule(count, protocol.batch_size)
+    if not args.epochs:
+        curve.take_epochs_by_rule(protocols, counts)
 
     # ---- what is to be done
     def draw_labels(protocol: Protocol, draw: int) -> np.ndarray:
@@ -325,13 +305,7 @@ def judge_curve(args, protocols, out: Path, photos, config, random, judged, devi
 
 def write_curve(out: Path, lines, tasks, results: curve.Results, about: dict) -> dict:
     """Write picture, table and sentence of the results so far."""
-    measure = "balanced" if about["measure"].startswith("balanced") else "accuracy"
-    curves = curve.curves_of(lines, tasks, results, measure)
-    verdict = judge_worth(curves, about["count"])
-    left = sum(1 for task in tasks if not results.of(task))
-    unfinished = f"unfinished, {left} of {len(tasks)} results are missing" if left else ""
-    content = {"sentence": verdict["sentence"], "unfinished": unfinished, **about}
-    return label_curve.write(out, {**content, "verdict": verdict, "curves": curves})
+    return label_curve.write(out, curve.content_of(lines, tasks, results, about))
 
 
 def describe_curve(photos, judged, about: dict, out: Path) -> str:
@@ -347,23 +321,6 @@ def describe_curve(photos, judged, about: dict, out: Path) -> str:
 
 
 # ---- the table
-
-
-def check_protocol(photos, config: ClassifierConfig, protocol: Protocol) -> str:
-    """Say what a protocol is tested on. Raises `UserError` if labels are too few.
-
-    That is before hours of work.
-    """
-    split = split_of(photos, config, protocol, 0)
-    settings = dataclasses.replace(config, labels=protocol.count)
-    check_labelled(settings, photos, split, least=2)
-    tested_on, rows = pick_test_images(photos, split)
-    counts = torch.bincount(torch.from_numpy(photos.labels[rows]), minlength=len(photos.classes))
-    scores = Scores(torch.diag(counts).tolist(), photos.classes)  # of a test without a mistake
-    if scores.warning():
-        print(f"{scores.warning()} ({protocol.labels} labels)", file=sys.stderr)
-    chance = f", {100 * scores.chance:.1f} % of the largest class" if scores.uneven else ""
-    return f"{len(rows):,} images ({tested_on}{chance})"
 
 
 def describe_run(photos, tested: dict, config, judged, device: str, out: Path) -> str:
@@ -383,15 +340,11 @@ def describe_run(photos, tested: dict, config, judged, device: str, out: Path) -
 
 def judge_frozen(cells, bank, photos, split, weights, protocol, draw) -> None:
     """Judge each representation by linear evaluation and kNN, with one draw of the labels."""
-    _, test_rows = pick_test_images(photos, split)
-    for representation in REPRESENTATIONS:
-        linear, strength, knn = bank.confusions(
-            representation, split.labelled, test_rows, len(photos.classes)
-        )
-        linear, knn = Scores(linear, photos.classes), Scores(knn, photos.classes)
-        place = weights.name, representation
-        add_scores(cells, *place, "linear", protocol.labels, linear, l2_strength=strength)
-        add_scores(cells, *place, "knn", protocol.labels, knn)
+    for representation, linear, strength, knn in judging.scores_of(bank, photos, split):
+        for kind, scores, chosen in (("linear", linear, strength), ("knn", knn, None)):
+            place = weights.name, representation, kind, protocol.labels
+            uneven = judging.of_uneven_classes(scores)
+            table.add(cells, *place, scores.accuracy, l2_strength=chosen, **uneven)
         say(
             f"{printable(weights.name)}, {representation}, {protocol.labels} labels, draw {draw}: "
             f"linear {100 * linear.accuracy:.2f} % (L2 strength {strength:g}), "
@@ -400,35 +353,15 @@ def judge_frozen(cells, bank, photos, split, weights, protocol, draw) -> None:
         )
 
 
-def add_scores(cells, weights, representation, kind, labels, scores: Scores, **others) -> None:
-    """Add the accuracy to its cell; if the classes are uneven, the balanced one as well."""
-    if scores.uneven:
-        others |= {"balanced": scores.balanced_accuracy, "recall": scores.summary()["recall"]}
-    table.add(cells, weights, representation, kind, labels, scores.accuracy, **others)
-
-
 def fine_tune(
     cells, out: Path, photos, weights, config, representation: str, protocol, seed: int
 ) -> None:
-    """Do one run of train_classifier.py, the rest of one, or take its result if it is there.
-
-    The name of its folder is for the reader: what is in it says whether it is this run.
-    """
-    start = "random"
-    if weights.pretrained:
-        kind = losses_of(weights.pretrained) if weights.pretrained["config"] else "given"
-        start = f"{kind}-{weights.digest[:12]}"
-    name = f"{start}-{representation}-{protocol.labels}-{protocol.epochs}epochs-seed{seed}"
-    settings = settings_of(config, weights, representation, protocol, seed)
-    folder = out / "runs" / name
-    summary = train_or_take(train_classifier.train, folder, settings, weights, photos)
+    """Do one run of train_classifier.py, the rest of one, or take its result if it is there."""
+    about = weights, config, representation, protocol, seed
+    summary = judging.fine_tuned(train_classifier.train, out / "runs", photos, *about)
     value = summary["test_accuracy"]
     place = weights.name, representation, "fine-tuned", protocol.labels
-    uneven = "confusion" in summary  # which earlier versions did not write
-    uneven = uneven and Scores(summary["confusion"], summary["classes"]).uneven
-    others = ("balanced_accuracy", "balanced"), ("recall", "recall")
-    others = {to: summary[key] for key, to in others} if uneven else {}
-    table.add(cells, *place, value, **others)
+    table.add(cells, *place, value, **judging.of_uneven_run(summary))
     say(
         f"{printable(weights.name)}, {representation}, {protocol.labels} labels, seed {seed}: "
         f"fine-tuned for {protocol.epochs} epochs {100 * value:.2f} % "

@@ -32,6 +32,7 @@ from byol.evaluation.protocol import (
     train_or_take,
 )
 from byol.evaluation.scores import Scores
+from byol.evaluation.worth import judge_worth
 from byol.files import write_json
 from byol.progress import say
 
@@ -117,12 +118,14 @@ def set_test_apart(photos, split):
 
 
 def keep_fitting(
-    protocols: list[Protocol], available: list[int], classes: list[str]
+    protocols: list[Protocol], photos, pool: np.ndarray
 ) -> tuple[list[Protocol], dict[str, str]]:
     """Keep the protocols that there are labels for; say of the others why not.
 
-    available: labelled images of each class to learn from. Raises `UserError` if none is left.
+    pool: the rows of the labelled images to learn from. Raises `UserError` if none is left.
     """
+    classes = photos.classes
+    available = np.bincount(photos.labels[pool], minlength=len(classes)).tolist()
     every = any(p.count is None for p in protocols)
     reasons = {p.labels: why_not(p.count, available, classes, every) for p in protocols}
     left_out = {labels: reason for labels, reason in reasons.items() if reason}
@@ -154,6 +157,12 @@ def epochs_by_rule(count: int, batch_size: int) -> int:
     """Give the epochs of `STEPS` steps of training, or `LEAST_EPOCHS` if they are more."""
     steps_per_epoch = count // min(batch_size, count)
     return max(LEAST_EPOCHS, math.ceil(STEPS / steps_per_epoch))
+
+
+def take_epochs_by_rule(protocols: list[Protocol], counts: dict[str, int]) -> None:
+    """Let each protocol train as long as the rule says. counts: its labels, by their name."""
+    for protocol in protocols:
+        protocol.epochs = epochs_by_rule(counts[protocol.labels], protocol.batch_size)
 
 
 def digest_rows(photos, rows: np.ndarray) -> str:
@@ -372,3 +381,17 @@ def curves_of(lines: list[Line], tasks: list[Task], results: Results, measure: s
             about = {"name": line.name, "start": line.start, "frozen": line.frozen}
             curves.append({**about, "points": points})
     return curves
+
+
+def content_of(lines: list[Line], tasks: list[Task], results: Results, about: dict) -> dict:
+    """Give what the picture and the table show of the results so far: curves and sentence.
+
+    about: what belongs to all of them, `measure` and the `count` of the sentence among it.
+    """
+    measure = "balanced" if about["measure"].startswith("balanced") else "accuracy"
+    curves = curves_of(lines, tasks, results, measure)
+    verdict = judge_worth(curves, about["count"])
+    left = sum(1 for task in tasks if not results.of(task))
+    unfinished = f"unfinished, {left} of {len(tasks)} results are missing" if left else ""
+    content = {"sentence": verdict["sentence"], "unfinished": unfinished, **about}
+    return {**content, "verdict": verdict, "curves": curves}

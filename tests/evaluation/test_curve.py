@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,7 +132,9 @@ def test_each_count_gets_as_many_steps_and_at_least_some_epochs(count, epochs):
 
 def fit(counts, available):
     protocols = read_protocols(counts, ["3"], ["1"], ["2"], "--curve")
-    kept, left_out = curve.keep_fitting(protocols, available, ["cat", "d\nog"])
+    labels = np.repeat([0, 1], available)
+    photos = SimpleNamespace(labels=labels, classes=["cat", "d\nog"])
+    kept, left_out = curve.keep_fitting(protocols, photos, np.arange(len(labels)))
     return [p.labels for p in kept], left_out
 
 
