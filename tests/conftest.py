@@ -10,6 +10,9 @@ import pytest
 import torch
 from narrow_encoder import narrow
 from photo_files import cartoon_folder
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from byol.encoder import ARCHITECTURES
 
 torch.set_num_threads(1)
 
@@ -56,6 +59,13 @@ def cache(tmp_path_factory) -> Path:
 def narrow_encoder(monkeypatch) -> None:
     """Each `Encoder` of the test is narrow: a step takes a tenth of the time."""
     narrow(monkeypatch)
+
+
+@pytest.fixture
+def few_layers(monkeypatch):
+    """A block in each stage of a ResNet: the tests are of what is around it."""
+    monkeypatch.setitem(ARCHITECTURES, "resnet18", (BasicBlock, [1, 1, 1, 1]))
+    monkeypatch.setitem(ARCHITECTURES, "resnet50", (Bottleneck, [1, 1, 1, 1]))
 
 
 @pytest.fixture

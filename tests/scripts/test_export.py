@@ -27,8 +27,8 @@ BLOCKS = {"layer1.0": 3, "layer2.0": 2}
 
 
 @pytest.fixture(autouse=True)
-def _narrow(narrow_encoder):
-    """All of it with narrow encoders."""
+def _small(narrow_encoder, few_layers):
+    """All of it with narrow encoders of few layers."""
 
 
 def settled(encoder: Encoder) -> Encoder:

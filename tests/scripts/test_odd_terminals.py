@@ -43,6 +43,7 @@ def test_a_script_without_any_output_runs(monkeypatch):
     assert command(lambda argv: print("hello"))([]) == 0
 
 
+@pytest.mark.hazard
 def test_a_run_goes_on_when_the_reader_of_its_output_dies(in_tmp, photos, root):
     """As with `train_byol.py 2>&1 | head -1`: the bar's next write finds no reader."""
     command = [sys.executable, str(root / "train_byol.py"), "--data", str(photos), *TINY]
@@ -96,6 +97,7 @@ def test_a_terminal_without_the_letters_gets_escapes():
     assert raw.getvalue() == rb"96.8 \xb1 0.3, photos\udcff"
 
 
+@pytest.mark.hazard
 def test_the_backend_of_a_notebook_does_not_matter(root):
     backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     done = subprocess.run(
