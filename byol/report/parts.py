@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from byol.config import (
     MAY_DIFFER_ON_RESUME,
     ClassifierConfig,
@@ -111,10 +113,22 @@ def left_by_evaluate(
             left_out.append(f"{folder / name}.png is of other photos than the runs")
         elif not known:
             left_out.append(f"{folder / name}.png is of another encoder than the runs")
-        elif told.path.is_file():
+        elif not _is_picture(told.path):
+            left_out.append(f"{told.path} is missing or damaged; the same command makes it again")
+        else:
             shown.append(told)
             sentence = sentence if unfinished else said or sentence
     return sentence, shown, left_out
+
+
+def _is_picture(path: Path) -> bool:
+    """Tell whether a file is a picture that can be read to its end."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return True
 
 
 def _is_of_one(pretrained: Iterable[dict], judged: Iterable[dict]) -> bool:

@@ -232,10 +232,27 @@ CURVE = {"fingerprint": "a-b", "title": "t", "sentence": "s", "caption": "c", "a
          "table": "| x | 10 labels |\n|---|---|\n| a \\| b | 60.1 |\n"}  # fmt: skip
 
 
+def draw(path) -> None:
+    Image.new("RGB", (40, 30), "red").save(path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut off", "no picture"])
+def test_a_damaged_picture_of_evaluate_is_named_and_left_out(tmp_path, damage):
+    path = tmp_path / "label_curve.png"
+    (tmp_path / "label_curve.json").write_text(json.dumps(CURVE))
+    if damage != "missing":
+        draw(path)
+        whole = path.read_bytes()
+        path.write_bytes({"empty": b"", "cut off": whole[:60]}.get(damage, b"<script>" * 9))
+    sentence, shown, (left_out,) = left_by_evaluate(tmp_path, "a-b", [])
+    assert (sentence, shown) == ("", [])
+    assert left_out == f"{path} is missing or damaged; the same command makes it again"
+
+
 def test_what_evaluate_left_of_other_photos_is_left_out(tmp_path):
     assert left_by_evaluate(tmp_path, "a-b", []) == ("", [], [])
     (tmp_path / "label_curve.json").write_text(json.dumps(CURVE))
-    (tmp_path / "label_curve.png").touch()
+    draw(tmp_path / "label_curve.png")
     sentence, (shown,), left_out = left_by_evaluate(tmp_path, "a-b", [])
     assert (sentence, shown.title, shown.caption, left_out) == ("s", "t", "s c", [])
     assert shown.table == [["x", "10 labels"], ["a | b", "60.1"]]
@@ -249,7 +266,7 @@ def test_what_evaluate_left_of_other_photos_is_left_out(tmp_path):
 def test_a_curve_that_is_not_finished_is_shown_and_is_no_verdict(tmp_path):
     half = {"unfinished": "half of it", "command": "python evaluate.py"}
     (tmp_path / "label_curve.json").write_text(json.dumps(CURVE | half))
-    (tmp_path / "label_curve.png").touch()
+    draw(tmp_path / "label_curve.png")
     sentence, (shown,), _ = left_by_evaluate(tmp_path, "a-b", [])
     assert (sentence, shown.caption, shown.command) == ("", "s c", "python evaluate.py")
 
@@ -257,7 +274,7 @@ def test_a_curve_that_is_not_finished_is_shown_and_is_no_verdict(tmp_path):
 def test_a_curve_of_another_encoder_is_left_out(tmp_path):
     weights = [{"config": {}}, {"config": {"seed": 1, "epochs": 9, "device": "cuda"}}]
     (tmp_path / "label_curve.json").write_text(json.dumps(CURVE | {"weights": weights}))
-    (tmp_path / "label_curve.png").touch()
+    draw(tmp_path / "label_curve.png")
     for runs, is_shown in (
         ([], True),
         ([{}], True),
@@ -277,7 +294,7 @@ def test_the_table_of_evaluate_is_shown_with_its_figures(tmp_path):
               "values": v} for w, v in (("random", [0.5]), ("multi", [0.8, 0.9]))]  # fmt: skip
     content = {"fingerprint": "a-b", "cells": cells, "tested_on": {"250": "9 images (holdout)"}}
     (tmp_path / "table.json").write_text(json.dumps(content))
-    (tmp_path / "table.png").touch()
+    draw(tmp_path / "table.png")
     sentence, (shown,), _ = left_by_evaluate(tmp_path, "a-b", [])
     assert sentence == ""
     assert shown.table[1:] == [
