@@ -33,7 +33,8 @@ def judge_worth(curves: list[dict], count: int) -> dict:
     points = {(c["start"], c["frozen"]): {p["labels"]: p for p in c["points"]} for c in curves}
     byol = points["byol", True][count]
     without: dict[int, dict] = {}
-    scratch = points.get(("random", False), {}).keys() >= points["random", True].keys()
+    counts = points.get(("random", False), {}).keys()
+    scratch = counts >= points["random", True].keys()
     for frozen in (True, False) if scratch else (True,):
         for labels, point in points.get(("random", frozen), {}).items():
             best = max(without.get(labels, point), point, key=lambda p: p["mean"])
@@ -43,6 +44,8 @@ def judge_worth(curves: list[dict], count: int) -> dict:
     same, spread = without[count], (byol["std"] or 0, without[count]["std"] or 0)
     close = 0 < byol["mean"] - same["mean"] < max(spread)
     sentence = _sentence(count, kind, equal, scratch=scratch, close=close)
+    if not scratch:
+        sentence += " Training from scratch was not run" + (" with all counts." if counts else ".")
     return {
         "sentence": sentence,
         "labels": count,
@@ -65,8 +68,7 @@ def _sentence(count: int, kind: str, equal: float, scratch: bool, close: bool) -
         text = f"{start} not worth more: about {two_digits(equal)} labels {without} do as well."
     else:
         text = f"{start} worth as much as about {two_digits(equal)} labels {without}."
-    text += " The gain is within the spread of the draws." if close else ""
-    return text + ("" if scratch else " Training from scratch was not run.")
+    return text + (" The gain is within the spread of the draws." if close else "")
 
 
 def two_digits(number: float) -> str:
