@@ -16,19 +16,22 @@ import sys
 
 import torch
 
-from byol.command_line import command, parse
+from byol.command_line import command_for_several, parse
 from byol.config import PretrainConfig
 from byol.encoder import Encoder, check_inner_blocks
 from byol.errors import printable
 from byol.evaluation.health import Health
 from byol.files import write_json
+from byol.hardware import distributed
 from byol.hardware.batches import Batches
 from byol.hardware.device import describe, set_up
+from byol.hardware.distributed import is_first
 from byol.hardware.step import Backward, LossScaler, prepare
 from byol.method import BYOL
 from byol.optim import build_optimizer, parameter_groups, set_lr
 from byol.progress import say, silent
 from byol.run.checkpoint import load_encoder, save_encoder
+from byol.run.follower import Follower, FollowersLog, facts
 from byol.run.pretrain_log import PretrainLog
 from byol.run.run import Run
 from byol.run.start import read_fitting_start
@@ -36,7 +39,7 @@ from byol.views.augment import TwoViews
 from data import make_split, open_photos
 
 
-@command
+@command_for_several
 def main(argv: list[str] | None = None) -> None:
     # ---- settings and device
     config, flags = parse(PretrainConfig, argv, __doc__)
@@ -44,16 +47,20 @@ def main(argv: list[str] | None = None) -> None:
     check_inner_blocks(config.trained_blocks, config.arch, config.stem, config.image_size)
     device, amp = set_up(config.device, config.amp, config.deterministic)
     start = read_fitting_start(config)  # the weights of --init; None is for random ones
-    run = Run.open(config, flags, start)  # its folder, locked; its last state with --resume
+    # its folder, locked; its last state with --resume
+    run = Run.open(config, flags, start) if is_first() else Follower(config)
 
     # ---- photos
-    photos = open_photos(**config.reading, progress=not silent())
+    photos = distributed.one_after_another(
+        lambda: open_photos(**config.reading, progress=not silent())
+    )
     run.check_same_photos(photos)
     labels = config.labels if photos.classes else 0
     split = make_split(photos, labels, config.holdout, config.split_seed)
     run.check_same_split(split)
     schedule = config.schedule(len(split.learned))  # rate, tau and order of the photos by step
     say(f"data        {split.describe(photos)}")
+    distributed.join(device, facts(config, photos, split, amp))
 
     # ---- networks, optimizer, views
     torch.manual_seed(config.seed)
@@ -64,17 +71,21 @@ def main(argv: list[str] | None = None) -> None:
     groups = parameter_groups(model, encoder if start else None)
     optimizer = build_optimizer(config.optimizer, groups, config.decay, scaler.enabled)
     two_views = TwoViews(config.views, config.view_side, config.mean, config.std, config.seed)
-    batches = Batches(photos, split.learned, schedule, config.photos_in, device)
+    batches = Batches(photos, split.learned, schedule, config.photos_in, device, config.accumulate)
     backward = Backward(model, config, amp, scaler)  # forward and backward, by the fastest way
     health = Health(config, photos, split, schedule, device, amp)  # looks at the encoder at times
-    log = PretrainLog(run.folder, config, model.outputs, schedule, scaler, device)
-    say(describe_run(config, model, schedule, f"{describe(device, amp)}, {backward}", batches))
+    log = FollowersLog()
+    if is_first():
+        log = PretrainLog(run.folder, config, model.outputs, schedule, scaler, device)
+    where = describe(device, amp) + distributed.describe()
+    say(describe_run(config, model, schedule, f"{where}, {backward}", batches))
 
     # ---- go on where a stopped run was, or begin
     first_step = run.start(schedule, log=log, model=model, optimizer=optimizer, scaler=scaler)
-    write_json(run.folder / "config.json", dataclasses.asdict(config))
-    split.save(run.folder / "split.json")
-    run.begin_about(photos, split, describe(device, amp))
+    if is_first():
+        write_json(run.folder / "config.json", dataclasses.asdict(config))
+        split.save(run.folder / "split.json")
+        run.begin_about(photos, split, where)
 
     # ---- the loop
     model.train()
@@ -87,12 +98,15 @@ def main(argv: list[str] | None = None) -> None:
                 view1, view2 = two_views(micro_batch, step)  # (N, 3, S, S) each
                 losses, spreads = backward(view1, view2)  # (P,) each, one for each output
                 log.note(losses, spreads)
+            distributed.average_gradients(model, log.results[-config.accumulate :])
             scaler.step(optimizer)
             model.update_target(schedule.tau(step))
             log.after_step(step + 1)  # a line of metrics.jsonl, if one is due
             health.after_step(step + 1)  # a line on it, if one is due
             run.after_step(step + 1)  # a checkpoint, if one is due; Stopped after Ctrl-C
 
+        if not is_first():
+            return
         # a first Ctrl-C lets this finish
         out = run.free_out(config.out)
         about = photos.fingerprint, run.name, run.settings["weights"], photos.label_digest

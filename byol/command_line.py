@@ -35,6 +35,7 @@ from byol.config import (
     convert,
 )
 from byol.errors import NO_ROOM, UserError, gpu_is_full, nearest, printable
+from byol.hardware import distributed
 from byol.progress import silence
 from byol.run.about import running
 from byol.run.events import check_tensorboard
@@ -116,6 +117,8 @@ def build_parser(config_class, hints: dict, description: str | None, every: bool
             options["help"] = _help(f) if shown else argparse.SUPPRESS
             if hints[f.name] is bool:
                 options["action"] = argparse.BooleanOptionalAction
+                if f.name == "resume" and config_class is PretrainConfig:
+                    options["action"] = _Resume
             elif typing.get_origin(hints[f.name]) is list:
                 options |= {"nargs": "+", "metavar": "X"}
             else:
@@ -167,6 +170,19 @@ class _Quiet(argparse.Action):
 
     def __call__(self, *_):
         silence()
+
+
+class _Resume(argparse.BooleanOptionalAction):
+    """`--resume`, also written `--resume auto`."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.nargs, self.metavar = "?", "auto"
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if value not in (None, "auto"):
+            raise UserError(f"{option_string} stands alone or with auto, not with {value}")
+        super().__call__(parser, namespace, None, option_string)
 
 
 def _of_earlier(key: str, spell: Callable[[str], str] = str) -> str:
@@ -223,36 +239,44 @@ def _read_toml(path: Path, config_class) -> dict:
     return result
 
 
-def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
+def command(
+    main: Callable[[list[str] | None], None], several: bool = False
+) -> Callable[[list[str] | None], int]:
     """Turn a script's `main` into one that returns an exit code and never a traceback.
 
     0 done; 2 with one sentence on stderr, for a `UserError`, a full disk, too little memory, or an
     operation that --deterministic cannot have; 130 interrupted, 143 terminated. No control
     character of a name gets to the terminal. Output that nobody reads any more stops nothing. Nor
     do results that find no room, but the exit code is 2 then.
+
+    several: it may run as several processes. Then the first one speaks for all, but for errors.
     """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
-        results = Output(sys.stdout)
-        with (
-            contextlib.redirect_stdout(results),
-            contextlib.redirect_stderr(Output(sys.stderr)),
-        ):
+        results, others, errors = Output(sys.stdout), Output(sys.stderr), Output(sys.stderr)
+        if not distributed.is_first():
+            results = others = Output(open(os.devnull, "w"))  # noqa: SIM115  (to the end)
+        with contextlib.redirect_stdout(results), contextlib.redirect_stderr(others):
             try:
-                code = finish(argv)
+                code = finish(argv, errors)
                 results.flush()
                 if code == 0 and results.full:
                     print(f"error: {_sentence(results.full)}", file=sys.stderr)
                     return 2
+                distributed.end(code)
                 return code
             finally:
                 silence(False)  # --quiet was for this call
 
-    def finish(argv: list[str] | None) -> int:
+    def finish(argv: list[str] | None, errors: Output) -> int:
         try:
+            if distributed.count() > 1 and not several:
+                script = Path(main.__code__.co_filename).name
+                raise UserError(f"{script} takes one process: start it by python, not by torchrun")
             with running(main.__code__.co_filename, argv):
                 main(argv)
+            distributed.leave()
         except KeyboardInterrupt as interrupt:
             what = str(interrupt) or "nothing was saved; run the command again"
             print(f"interrupted: {printable(what)}", file=sys.stderr)
@@ -261,11 +285,16 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
             sentence = _sentence(error)
             if sentence is None:
                 raise
-            print(f"error: {printable(sentence)}", file=sys.stderr)
+            if distributed.is_first_to_tell():
+                whose = "" if distributed.is_first() else f"process {distributed.rank()}: "
+                print(f"error: {whose}{printable(sentence)}", file=errors)
             return 2
         return 0
 
     return run
+
+
+command_for_several = functools.partial(command, several=True)
 
 
 class Output:

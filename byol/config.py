@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from byol.encoder import ARCHITECTURES, AVGPOOL, STEMS
 from byol.errors import UserError, nearest
+from byol.hardware import distributed
 from byol.optim import DEFAULTS as OPTIMIZERS
 from byol.schedules import Schedule
 from byol.views.recipes import CROP_AND_FLIP, RECIPES, View, adjust_recipe, in_grey
@@ -58,6 +59,7 @@ GONE = ("compile", "first_epochs")
 # what earlier versions did, which did not have these settings
 NEW = dict.fromkeys(("classes_at", "labelled", "labels_file", "label_pattern", "group_by"))
 NEW |= {"channels": "colour"}
+NEW_OF_PRETRAINING = {"sync_batchnorm": True}
 NEW_OF_CLASSIFIER = {"class_weights": "none", "folds": 0}
 # Where labels are read, if not by the rules for class folders, and which of these go together
 NAMING = ("labelled", "labels_file", "label_pattern", "classes_at")
@@ -250,6 +252,10 @@ class PretrainConfig(Shared):
     accumulate: int = option(
         1, "schedule", "micro-batches that a batch is split into, to save memory", low=1
     )
+    sync_batchnorm: bool = option(
+        True, "schedule", "with several processes BatchNorm sees the batch of all, in place of the "
+        "share of its own",
+    )  # fmt: skip
     photos_in: str = option(
         "auto", "hardware", "memory for the packed photos; auto: a GPU's, if there is room",
         choices=PLACES,
@@ -259,7 +265,10 @@ class PretrainConfig(Shared):
     )
     run_dir: str = option("runs/byol", "saving", "folder for config, metrics and checkpoints")
     out: str = option("byol.pt", "saving", "file for the finished encoder")
-    resume: bool = option(False, "saving", "go on from the last checkpoint of the run folder")
+    resume: bool = option(
+        False, "saving", "go on from the last checkpoint of the run folder, if there is one; "
+        "--resume auto says the same",
+    )  # fmt: skip
     overwrite: bool = option(False, "saving", "start anew in a run folder that holds a run")
     health_every: int | None = option(
         None, "saving", "epochs from one look at the encoder's health to the next; 0: none "
@@ -473,6 +482,7 @@ def check(config) -> None:
 
 
 def _check_pretraining(config: PretrainConfig) -> None:
+    _check_shares(config)
     if config.view_side > config.stored_side:
         raise UserError(
             f"view_size {config.view_side} is above the stored photos' {config.stored_side}: "
@@ -486,6 +496,18 @@ def _check_pretraining(config: PretrainConfig) -> None:
                 f"loss_weights {weights}: give one for each of {', '.join(outputs)}, not all of "
                 "them 0"
             )
+
+
+def _check_shares(config: PretrainConfig) -> None:
+    """Raise `UserError` if several processes cannot share out a batch evenly, two images each."""
+    processes, size = distributed.count(), config.micro_batch
+    if processes > 1 and (size % processes or size < 2 * processes):
+        of = f" / accumulate {config.accumulate} = {size}" if config.accumulate > 1 else ""
+        raise UserError(
+            f"batch_size {config.batch_size}{of} cannot be shared out evenly among {processes} "
+            f"processes: give {'both so that it is' if of else ''} a multiple of {processes}, "
+            f"{2 * processes} or more"
+        )
 
 
 def check_flags(config, flags: set[str]) -> None:
@@ -532,7 +554,7 @@ def modern_settings(settings: dict) -> dict:
     Add those that are new, as they were without being settings.
     """
     renamed = {RENAMED.get(key, key): value for key, value in settings.items()}
-    new = NEW | NEW_OF_CLASSIFIER if "freeze" in settings else NEW
+    new = NEW | (NEW_OF_CLASSIFIER if "freeze" in settings else NEW_OF_PRETRAINING)
     return new | {key: value for key, value in renamed.items() if key not in GONE}
 
 

@@ -23,6 +23,7 @@ from byol.evaluation.measures import (
 )
 from byol.hardware.batches import Batch, gather
 from byol.hardware.device import autocast
+from byol.hardware.distributed import is_first
 from byol.hardware.step import prepare
 from byol.schedules import Schedule
 from byol.views.augment import TwoViews
@@ -58,6 +59,8 @@ class Health:
         self.device, self.amp = device, amp
         every = config.health_every
         self.every = epochs_between(schedule) if every is None else every
+        if not is_first():  # the first process looks for all
+            self.every = 0
         self.rows = spread(split.learned, photos_to_look_at(schedule))
         self.labelled, self.folds = self._fold(split)
         self.advice = Advice(schedule)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from byol.hardware.device import free_bytes, to_device
+from byol.hardware.distributed import share
 from byol.schedules import Schedule
 
 ROOM_FOR_PHOTOS = 0.5  # of a GPU's free memory: `--photos-in auto` puts them there up to this share
@@ -39,10 +40,20 @@ class Batches:
     """Reads the batch of each step from the packed photos, one step ahead of its use."""
 
     def __init__(
-        self, photos, rows: np.ndarray, schedule: Schedule, photos_in: str, device: torch.device
+        self,
+        photos,
+        rows: np.ndarray,
+        schedule: Schedule,
+        photos_in: str,
+        device: torch.device,
+        accumulate: int = 1,
     ):
-        """photos_in: "host", "device" or "auto", which is a GPU if it has room."""
+        """photos_in: "host", "device" or "auto", which is a GPU if it has room.
+
+        accumulate: the micro-batches of a batch. Of several processes each reads its share of them.
+        """
         self.photos, self.rows, self.schedule, self.device = photos, rows, schedule, device
+        self.accumulate = accumulate
         self.images = photos.images
         if photos_in == "device" or (photos_in == "auto" and has_room(photos.images, device)):
             self.images = put_on_device(photos.images, device)
@@ -52,7 +63,7 @@ class Batches:
         return isinstance(self.images, Tensor) and self.images.is_cuda
 
     def read(self, step: int) -> Batch:
-        rows = self.rows[self.schedule.positions(step)]
+        rows = self.rows[share(self.schedule.positions(step), self.accumulate)]
         return Batch(gather(self.images, rows, self.device), self.photos.sizes[rows], rows)
 
     def from_step(self, first: int) -> Iterator[tuple[int, Batch]]:

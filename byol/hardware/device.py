@@ -20,6 +20,7 @@ from torch import Tensor
 
 from byol.errors import UserError
 from byol.files import usable_cores
+from byol.hardware import distributed
 
 
 def set_up(
@@ -40,6 +41,8 @@ def set_up(
 def pick_device(name: str) -> torch.device:
     """Choose the device: `auto` is CUDA if there is one, else the CPU. CUDA becomes current.
 
+    Of several processes on a machine each takes the GPU of its number.
+
     `mps` is the GPU of an Apple computer. `auto` does not take it, as nobody has tried it here.
     Raises `UserError` for a device that is absent, or that this PyTorch has no code for.
     """
@@ -56,12 +59,17 @@ def pick_device(name: str) -> torch.device:
         raise UserError(
             f"--device {asked}: this machine, or this PyTorch, has no Apple GPU; give auto or cpu"
         )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices"
-        )
+    if device.type == "cuda" and device.index is not None and distributed.count() > 1:
+        raise UserError(f"--device {name} is one GPU, and there are several processes: give cuda")
     if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)  # some of torch's functions want a number
+        index = distributed.local_rank() if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            asked_by = f", and torchrun starts process {index}" if distributed.count() > 1 else ""
+            raise UserError(
+                f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices"
+                f"{asked_by}"
+            )
+        device = torch.device("cuda", index)  # some of torch's functions want a number
         torch.cuda.set_device(device)
         generation = torch.cuda.get_device_capability(device)
         if not has_code_for(generation, torch.cuda.get_arch_list()):

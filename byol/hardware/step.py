@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from byol.hardware import distributed
 from byol.hardware.cuda_graph import record
+from byol.hardware.global_batchnorm import use_global_batchnorm
 from byol.hardware.one_pass import MOST_PIXELS, take_one_pass
 from byol.hardware.small_maps import use_patches
 from byol.method import BYOL
@@ -30,14 +32,20 @@ class Backward:
         """config: a `PretrainConfig`. The model is on its device; it stays as it was."""
         device = next(model.parameters()).device
         weights = torch.tensor(config.output_weights, device=device) / config.accumulate
-        side, count = config.view_side, config.micro_batch
+        processes = distributed.count()
+        side, count = config.view_side, config.micro_batch // processes
         self.way = "a pass for each view"
         if device.type == "cpu" and count * side**2 <= MOST_PIXELS:
             take_one_pass(model)
             self.way = "both views in one pass"
+        if processes > 1 and config.sync_batchnorm:
+            use_global_batchnorm(model)
         self.run = functools.partial(model.backward, weights=weights, amp=amp, scale=scaler.scale)
         # a recording sets the gradients, so it cannot add up those of several micro-batches
-        if device.type == "cuda" and config.cuda_graph and config.accumulate == 1:
+        wanted = device.type == "cuda" and config.cuda_graph and config.accumulate == 1
+        if wanted and processes > 1:  # it would have to hold the messages between them
+            self.way += ", not recorded since there are several processes"
+        elif wanted:
             recorded = record(model, (count, 3, side, side), weights, amp, scaler.scale)
             if recorded:
                 self.run, self.way = recorded, "step recorded as a CUDA graph"

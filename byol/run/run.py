@@ -11,6 +11,7 @@ from pathlib import Path
 
 from byol.config import MAY_DIFFER_ON_RESUME, PretrainConfig
 from byol.errors import Stopped, UserError, printable
+from byol.hardware.distributed import highest, meet, take_over
 from byol.progress import say
 from byol.run import checkpoint
 from byol.run.about import About
@@ -163,7 +164,7 @@ class Run:
         self.say(f"run folder  {printable(str(self.folder))}{going_on}")
         self.state = None  # its memory is free again
         log.begin(first_step)
-        return first_step
+        return take_over(first_step, {"model": model, **others})
 
     def _check_length(self, done: int) -> None:
         """Raise `UserError` if more steps are done than the schedule has."""
@@ -205,19 +206,24 @@ class Run:
         self.interrupt.__exit__(*error)
 
     def after_step(self, done: int) -> None:
-        """Save if it is due after `done` steps. Raises `Stopped` if a signal asked for it."""
-        stopping, at_end = self.interrupt.asked, done == self.schedule.total_steps
+        """Save if it is due after `done` steps. Raises `Stopped` if a signal asked for it.
+
+        Of several processes all save and stop after the same step, if one of them wants it.
+        """
+        at_end = done == self.schedule.total_steps
         unsaved = time.perf_counter() - self.saved_at  # seconds
         due = unsaved >= self.save_within
         due |= self.schedule.ends_epoch(done) and unsaved >= self.save_every
+        due, stopping, code = highest(due, self.interrupt.asked, self.interrupt.code)
         if due or stopping or (at_end and self.saves_at_end):
             self.save(done)
         if stopping and not (at_end and self.saves_at_end):
+            meet()  # nobody ends before it is saved
             how = "--resume in place of --overwrite" if self.overwrite else "--resume"
             raise Stopped(
                 f"saved at step {done:,} in {self.folder / LAST}; the same command with {how} "
                 "goes on",
-                self.interrupt.code,
+                code,
             )
 
     def save(self, done: int) -> None:

@@ -1,0 +1,173 @@
+"""`train_byol.py` as several processes: the steps, the files and the decisions of one."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from several import exact, in_processes
+
+from byol.method import BYOL
+from byol.run.checkpoint import TRAINING, load
+from byol.run.metrics import read_jsonl
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are forked")
+
+COMMON = ["--labels", "0", "--log-every", "1", "--health-every", "0"]  # 32 photos to learn from
+OF_16 = ["--batch-size", "16", "--epochs", "10"]
+OF_32 = ["--batch-size", "32", "--epochs", "20"]
+CLASSIC = ["--losses", "classic"]
+MULTI = ["--losses", "multi", "--accumulate", "2"]
+# in float32 the rate is low: see `exact` on higher ones
+SLOWLY = ["--optimizer", "lars", "--lr", "0.005"]
+MORE_SLOWLY = ["--optimizer", "lars", "--lr", "0.002"]
+
+
+@pytest.fixture
+def in_float64(monkeypatch):
+    exact(monkeypatch)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def run(pretrain, narrow_encoder):
+    """Do a run of this name in this process: its exit code."""
+    return lambda name, *flags: pretrain(*COMMON, *flags, "--run-dir", name, "--out", f"{name}.pt")
+
+
+def same_steps(one: str, other: str, steps: int = 20, within: float = 1e-4) -> None:
+    """Compare the losses of all steps, and the encoders."""
+    ours, theirs = (read_jsonl(f"{name}/metrics.jsonl") for name in (one, other))
+    assert len(ours) == len(theirs) == steps
+    assert ours[0]["loss"] - ours[-1]["loss"] > 0.1  # it learns meanwhile
+    for row, its in zip(ours, theirs, strict=True):
+        assert row.keys() == its.keys()
+        for name in row:
+            if not name.startswith(("images", "spread")):  # the spread is a mean over the shares
+                assert row[name] == pytest.approx(its[name], abs=within), (row["step"], name)
+    ours, theirs = (torch.load(f"{name}.pt", weights_only=True) for name in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours["encoder"].items():
+        torch.testing.assert_close(theirs["encoder"][name], value, atol=within, rtol=within)
+
+
+def same_files(one: str, other: str) -> None:
+    """Compare what is in the folders and in the states of training."""
+    assert {p.name for p in Path(one).iterdir()} == {p.name for p in Path(other).iterdir()}
+    ours, theirs = (load(Path(name, "last.pt"), TRAINING) for name in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert ours["config"] == theirs["config"] | {"run_dir": one, "out": f"{one}.pt"}
+    for part in ("model", "optimizer", "log"):
+        assert ours[part].keys() == theirs[part].keys()
+
+
+def test_steps_of_two_processes_are_those_of_one(run, in_float64):
+    """With losses on inner blocks, and accumulated."""
+    flags = [*OF_16, *MULTI, "--epochs", "3"]
+    assert run("one", *flags) == 0
+    assert in_processes(2, run, "two", *flags) == [0, 0]
+    same_steps("one", "two", steps=6)
+    same_files("one", "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(
+    "flags",
+    [[*OF_32, *CLASSIC, *SLOWLY], [*OF_32, *MULTI, *MORE_SLOWLY]],
+    ids=["classic", "multi, accumulated"],
+)
+def test_twenty_steps_of_several_processes_are_those_of_one(run, flags, count):
+    assert run("one", *flags) == 0
+    assert in_processes(count, run, "several", *flags) == [0] * count
+    same_steps("one", "several")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(
+    "flags",
+    [[*OF_16, *CLASSIC], [*OF_32, *MULTI, "--lr", "0.01"]],
+    ids=["classic", "multi, accumulated"],
+)
+def test_twenty_large_steps_in_float64(run, in_float64, flags, count):
+    test_twenty_steps_of_several_processes_are_those_of_one(run, flags, count)
+
+
+def stop_after(steps: int) -> None:
+    """Send this process SIGTERM amid the last of so many steps."""
+    update, left = BYOL.update_target, [steps]
+
+    def counting(model, tau):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(model, tau)
+
+    BYOL.update_target = counting  # of a forked process
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (2, 1),
+        pytest.param(4, 2, marks=pytest.mark.slow),
+        pytest.param(2, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_one_process_stops_all_after_the_same_step_and_any_number_goes_on(
+    run, in_float64, capfd, first, second
+):
+    """The result is that of one process."""
+    flags = [*OF_16, *CLASSIC, "--epochs", "3", "--resume", "auto"]
+
+    def stopping() -> int:
+        if os.environ["RANK"] == "1":
+            stop_after(2)
+        return run("part", *flags)
+
+    assert run("one", *flags) == 0
+    with pytest.raises(AssertionError, match="ended"):
+        in_processes(first, stopping)
+    assert load(Path("part", "last.pt"), TRAINING)["step"] == 2
+    (told,) = [line for line in capfd.readouterr().err.splitlines() if "interrupted" in line]
+    assert "saved at step 2" in told
+    if second == 1:
+        assert run("part", *flags) == 0
+    else:
+        assert in_processes(second, run, "part", *flags) == [0] * second
+    same_steps("one", "part", steps=6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--batch-size", "9"], "batch_size 9 cannot be shared out evenly among 2 processes"),
+        (["--batch-size", "2"], "batch_size 2 cannot be shared out evenly among 2 processes"),
+        (
+            ["--batch-size", "12", "--accumulate", "4"],
+            "batch_size 12 / accumulate 4 = 3 cannot be shared out evenly among 2 processes",
+        ),
+        (["--device", "mps"], "--device mps"),
+        (["--resume", "often"], "--resume stands alone or with auto, not with often"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_told_once(run, capfd, flags, told):
+    with pytest.raises(AssertionError, match=r"ended.*\[2, 2\]"):
+        in_processes(2, run, "wrong", *flags)
+    out, err = capfd.readouterr()
+    (line,) = [line for line in err.splitlines() if "error: " in line]
+    assert told in line
+    assert out == ""
+    assert not Path("wrong.pt").exists()
+
+
+def test_a_classifier_takes_one_process(classify, photos, capfd):
+    with pytest.raises(AssertionError, match=r"ended.*\[2, 2\]"):
+        in_processes(2, classify, "--data", str(photos), "--labels", "8")
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "error: " in line]
+    assert "train_classifier.py takes one process: start it by python, not by torchrun" in line
