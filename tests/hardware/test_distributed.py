@@ -103,6 +103,41 @@ def test_batchnorm_over_the_processes_has_exact_statistics_in_mixed_precision():
             assert error < 0.004  # bfloat16 has eight bits
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_one_process_it_is_batchnorm(device, dtype):
+    norm = nn.BatchNorm2d(64).to(device)
+    other = copy.deepcopy(norm)
+    use_global_batchnorm(other)
+    x = 3 + numbers(8, 64, 6, 6, seed=3, dtype=dtype).to(device, memory_format=torch.channels_last)
+    one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        y, z = norm(one), other(two)
+    assert (z.dtype, z.is_contiguous(memory_format=torch.channels_last)) == (dtype, True)
+    gradient = numbers(8, 64, 6, 6, seed=4, dtype=dtype).to(device)
+    y.backward(gradient)
+    z.backward(gradient)
+    close = (
+        {"atol": 0.05, "rtol": 0.02} if dtype == torch.bfloat16 else {"atol": 1e-5, "rtol": 1e-4}
+    )
+    torch.testing.assert_close(z, y, **close)
+    torch.testing.assert_close(two.grad, one.grad, **close)
+    for name, value in norm.named_parameters():
+        ours = dict(other.named_parameters())[name].grad
+        torch.testing.assert_close(ours, value.grad, atol=0.01, rtol=1e-3)
+    for name, value in norm.named_buffers():
+        torch.testing.assert_close(dict(other.named_buffers())[name], value)
+
+
 def test_in_evaluation_batchnorm_is_that_of_one_process():
     """It asks no other process: there is none here."""
     norm = norm_of(nn.BatchNorm1d).eval()

@@ -13,6 +13,7 @@ from torchrun import SCRIPT, TINY, same_result, steps_of
 pytestmark = [pytest.mark.hazard, pytest.mark.slow]
 
 SRUN = """#!/bin/bash
+code=0
 trap 'kill -TERM $nodes' TERM
 for node in $(seq "$SLURM_NNODES"); do
     BYOL_CACHE=$BYOL_CACHE-of-node-$node "$@" &

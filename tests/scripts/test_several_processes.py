@@ -97,14 +97,14 @@ def test_twenty_large_steps_in_float64(run, in_float64, flags, count):
     test_twenty_steps_of_several_processes_are_those_of_one(run, flags, count)
 
 
-def stop_after(steps: int) -> None:
-    """Send this process SIGTERM amid the last of so many steps."""
+def stop_after(steps: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal amid the last of so many steps."""
     update, left = BYOL.update_target, [steps]
 
     def counting(model, tau):
         left[0] -= 1
         if not left[0]:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         update(model, tau)
 
     BYOL.update_target = counting  # of a forked process
@@ -140,6 +140,20 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_any_number_go
     else:
         assert in_processes(second, run, "part", *flags) == [0] * second
     same_steps("one", "part", steps=6)
+
+
+def test_if_one_process_dies_the_other_ends_within_seconds(run, capfd):
+    def dying() -> int:
+        if os.environ["RANK"] == "1":
+            stop_after(2, signal.SIGKILL)
+        code = run("part", *OF_16, *CLASSIC, "--epochs", "500")
+        raise AssertionError(f"it ended with {code}")  # it never comes here
+
+    with pytest.raises(AssertionError, match=r"ended with \[2, -9\]"):
+        in_processes(2, dying)
+    err = capfd.readouterr().err
+    assert err.count("error: ") == 1
+    assert "another process of this run has ended" in err
 
 
 @pytest.mark.parametrize(
