@@ -36,6 +36,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 BUCKET = 2**23  # numbers that are summed at a time: 32 MiB of gradients
 LIMIT = datetime.timedelta(hours=1)  # for the others' part of a message: rank 0 may look or save
 ARRIVAL = 600  # seconds for all processes to start
+PATIENCE = 2.0  # seconds to wait before that is said
 GRACE = 5.0  # seconds to end in order after another process has ended
 FAILED = "failed"  # a key: a process has ended with an error
 LOST = (
@@ -97,39 +98,57 @@ def share(rows: np.ndarray, accumulate: int) -> np.ndarray:
 
 
 @functools.cache
-def store() -> dist.Store:
-    """Open the store that the processes of this start share, when all of them are there.
+def _common() -> dist.Store:
+    """Open the store of torchrun, which it keeps over its restarts."""
+    return next(dist.rendezvous("env://"))[0]
 
-    torchrun keeps one store over its restarts, and what an earlier start left there would mislead
-    this one. So each process writes a new word, and the words of all name the part that they use.
-    Raises `UserError` if a process does not come.
+
+def _name_of_start() -> str:
+    """Name this start by the words of all processes. Another start has other words."""
+    words = [_common().get(f"word/{number}") for number in range(count())]
+    return hashlib.sha256(b" ".join(words)).hexdigest()
+
+
+@functools.cache
+def _part() -> tuple[str, dist.Store]:
+    """Give the name of this start, and its part of the store, when all processes are there.
+
+    What an earlier start left in the store would mislead this one. So each process writes a new
+    word, and the words of all name the part that they use.
     """
-    common = next(dist.rendezvous("env://"))[0]
-    common.set(f"word/{rank()}", secrets.token_hex(8))
-    words = [f"word/{number}" for number in range(count())]
+    _common().set(f"word/{rank()}", secrets.token_hex(8))
     deadline = time.monotonic() + ARRIVAL
     while time.monotonic() < deadline:
-        if common.check(words):
-            name = hashlib.sha256(b" ".join(map(common.get, words))).hexdigest()
-            common.set(f"{name}/{rank()}", "")
-            if common.check([f"{name}/{number}" for number in range(count())]):
-                return dist.PrefixStore(name, common)
+        if _common().check([f"word/{number}" for number in range(count())]):
+            name = _name_of_start()
+            _common().set(f"{name}/{rank()}", "")
+            if _common().check([f"{name}/{number}" for number in range(count())]):
+                return name, dist.PrefixStore(name, _common())
         time.sleep(0.05)
     raise UserError(f"of the {count()} processes some did not start within {ARRIVAL} seconds")
+
+
+def store() -> dist.Store:
+    """Open the store that the processes of this start share.
+
+    Raises `UserError` if a process does not come.
+    """
+    return _part()[1]
 
 
 def wait_for(keys: list[str], whom: str) -> None:
     """Wait until all keys are in the store, for days if need be. Says so, if it takes long.
 
-    Raises `UserError` if a process ends meanwhile.
+    Raises `UserError` if a process ends meanwhile, or has been started again.
     """
     told, began = local_rank() > 1, time.monotonic()  # one of those that wait says it
     while not _are_there(keys):
-        if _are_there([FAILED]):
+        if _are_there([FAILED]) or _name_of_start() != _part()[0]:
             raise UserError(LOST)
-        if not told and time.monotonic() - began > 2:
+        if not told and time.monotonic() - began > PATIENCE:
             told = True
-            print(f"waiting     until {whom} has packed the photos", file=sys.__stderr__)
+            text = f"waiting     until {whom} has packed the photos"
+            print(text, file=sys.__stderr__, flush=True)
         time.sleep(0.2)
 
 
@@ -142,6 +161,7 @@ def one_after_another(act: Callable[[], T]) -> T:
     """Do `act` in the first process of each machine, and then in the others, which find it done."""
     if count() == 1:
         return act()
+    store()  # all have to start soon; the act may take hours
     if local_rank() > 0:
         wait_for([f"done/{machine()}"], "the first process of this machine")
     result = act()

@@ -57,6 +57,20 @@ def test_the_cpu(two_cards):
     assert two_cards == []
 
 
+def test_each_of_several_processes_takes_the_card_of_its_number(two_cards, monkeypatch):
+    variables = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "first", "MASTER_PORT": "1"}
+    for name, value in {**variables, "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("auto", "cuda"):
+        assert pick_device(name) == torch.device("cuda", 1)
+    assert two_cards == [torch.device("cuda", 1)] * 2
+    with pytest.raises(UserError, match="--device cuda:0 is one GPU, and there are several proc"):
+        pick_device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="has 2 CUDA devices, and torchrun starts process 2"):
+        pick_device("auto")
+
+
 @pytest.mark.parametrize("name", ["cuda:2", "tpu", "meta", "mps", "cuda:x"])
 def test_an_absent_one(two_cards, name):
     with pytest.raises(UserError, match=name):

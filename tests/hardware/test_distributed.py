@@ -236,16 +236,42 @@ def test_processes_with_other_photos_are_refused_in_all_of_them():
 
 
 def in_turn():
-    when = []
-    distributed.one_after_another(lambda: when.append(time.monotonic()))
+    def act():
+        time.sleep(0 if distributed.rank() else 0.5)
+        return time.monotonic()
+
+    when = distributed.one_after_another(act)
     distributed.join(CPU, {})
     distributed.leave()
-    return when[0]
+    return when
 
 
-def test_the_first_process_of_a_machine_goes_first():
-    first, *others = in_processes(3, in_turn)
+def test_the_first_process_of_a_machine_goes_first_and_one_of_the_others_says_so(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(distributed, "PATIENCE", 0.1)
+    with open(tmp_path / "told", "w+") as told:
+        monkeypatch.setattr(sys, "__stderr__", told)
+        first, *others = in_processes(3, in_turn)
+        told.seek(0)
+        lines = told.read().splitlines()
     assert first < min(others)
+    assert lines == ["waiting     until the first process of this machine has packed the photos"]
+
+
+def wait_in_vain():
+    distributed.store().set(f"opened/{distributed.rank()}", "")
+    if distributed.rank() == 0:
+        distributed.wait_for(["opened/1"], "the other process")
+        distributed._common().set("word/0", "of the next start")
+        return None
+    with pytest.raises(UserError) as error:
+        distributed.wait_for(["done/0"], "the first process")
+    return str(error.value)
+
+
+def test_a_process_that_waits_ends_if_another_one_is_started_again():
+    assert "another process of this run has ended" in in_processes(2, wait_in_vain)[1]
 
 
 def test_one_process_meets_nobody():
