@@ -30,6 +30,6 @@ def test_lines_are_short_and_links_lead_somewhere(path):
 
 def test_the_purposes_have_a_page_each():
     names = {path.stem for path in PAGES[1:]}
-    pages = "running own_photos packs labels weights predict explore"
+    pages = "running distributed own_photos packs labels weights predict explore"
     pages += " inner_blocks label_curve robustness recipe developing"
     assert set(pages.split()) <= names
