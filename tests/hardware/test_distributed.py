@@ -1,6 +1,8 @@
 """Several processes compute what one computes: BatchNorm, gradients, shares, decisions."""
 
 import copy
+import os
+import signal
 import sys
 import time
 
@@ -272,6 +274,23 @@ def wait_in_vain():
 
 def test_a_process_that_waits_ends_if_another_one_is_started_again():
     assert "another process of this run has ended" in in_processes(2, wait_in_vain)[1]
+
+
+def wait_as_for_a_card():
+    distributed.join(CPU, {})
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def test_a_process_whose_card_waits_is_ended_if_another_one_dies(monkeypatch, tmp_path):
+    monkeypatch.setattr(distributed, "GRACE", 0.2)
+    with open(tmp_path / "told", "w+") as told:
+        monkeypatch.setattr(sys, "__stderr__", told)
+        with pytest.raises(AssertionError, match=r"ended with \[2, -9\]"):
+            in_processes(2, wait_as_for_a_card)
+        told.seek(0)
+        assert told.read() == f"error: {distributed.LOST}\n"
 
 
 def test_one_process_meets_nobody():
