@@ -206,7 +206,7 @@ def test_features_that_are_not_finite_are_one_sentence(photos, tmp_path, capsys,
     )
     fails(capsys, code, "features that are not finite")
     monkeypatch.setattr(evaluate, "judge_frozen", lambda *_: None)  # random weights come first
-    monkeypatch.setattr(evaluate.page, "write", lambda *_: None)
+    monkeypatch.setattr(evaluate.table_files, "write", lambda *_: None)
     fails(
         capsys,
         evaluate.main(["byol.pt", "--labels", "8", "--amp", "off", "--device", "cpu"]),
