@@ -23,6 +23,7 @@ from data.kinds import kind_of_file
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+READ = ZIP_SUFFIXES + TAR_SUFFIXES
 MAX_TAR_HEADER = 1_000_000  # bytes of a long name or of other notes on one member
 MAX_DEPTH = 100  # folders around a file in an archive
 MAX_RATIO = 1_000  # how much larger than its file a tar may become, after the first gigabyte

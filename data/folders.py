@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -13,13 +14,14 @@ from typing import NamedTuple
 
 from byol.errors import UserError, printable
 from data import kinds
+from data.archives import READ
 from data.decode import BadImage
 from data.items import Item, item_of, read_photo, refusal
 from data.kinds import HEAD_BYTES, PassedOver, claims_photo, kind_of_file
 
 
-class _File(NamedTuple):
-    """problem: why it cannot be read; nothing if it can."""
+class ListedFile(NamedTuple):
+    """A file, which nobody has opened. problem: why it cannot be read; nothing if it can."""
 
     name: str
     path: str
@@ -30,9 +32,13 @@ class _File(NamedTuple):
 
 @dataclass
 class Listing:
-    """The files below a folder that may be photos, what was passed over, folders without any."""
+    """The files below a folder that may be photos, what was passed over, folders without any.
 
-    files: list[_File] = field(default_factory=list)
+    archives: those that can be read, by name, if no other file claims to be a photo
+    """
+
+    files: list[ListedFile] = field(default_factory=list)
+    archives: list[ListedFile] = field(default_factory=list)
     passed: PassedOver = field(default_factory=PassedOver)
     empty: list[str] = field(default_factory=list)
 
@@ -47,15 +53,15 @@ def list_folder(root: Path, inside: str = "") -> Listing:
     return _Lister(root, inside).list()
 
 
-def list_files(paths: list[str]) -> list[_File]:
+def list_files(paths: list[str]) -> list[ListedFile]:
     """List files that are given one by one; their names are their paths. None is opened."""
     files = []
     for path in paths:
         try:
             info = os.stat(os.path.expanduser(path))
-            files.append(_File(path, os.path.expanduser(path), info.st_size, info.st_mtime_ns))
+            files.append(ListedFile(path, os.path.expanduser(path), info.st_size, info.st_mtime_ns))
         except OSError as error:
-            files.append(_File(path, path, 0, 0, f"cannot be read: {error.strerror}"))
+            files.append(ListedFile(path, path, 0, 0, f"cannot be read: {error.strerror}"))
     return files
 
 
@@ -87,6 +93,11 @@ class _Lister:
                 linked.add(target)
                 self.add(name, path)
         self.found.files.sort(key=lambda file: file.name.count("/"))
+        self.found.archives.sort()
+        if any(claims_photo(file.name) for file in self.found.files):
+            for archive in self.found.archives:
+                self.found.passed.add(kinds.ARCHIVE, archive.name)
+            self.found.archives.clear()
         self.found.empty = self.find_empty()
         return self.found
 
@@ -134,7 +145,9 @@ class _Lister:
             folders[:] = walk_on
             for name in sorted(files):
                 path = os.path.join(folder, name)
-                if kind := kind_of_file(name):
+                if (kind := kind_of_file(name)) == kinds.ARCHIVE and name.lower().endswith(READ):
+                    self.add_archive(prefix + name, path)
+                elif kind:
                     passed.add(kind, prefix + name)
                 elif name in kinds.OWN_PICTURES and kinds.is_own_picture(name, _head_of(path)):
                     passed.add(kinds.OWN_PICTURE, prefix + name)
@@ -142,18 +155,27 @@ class _Lister:
                 else:
                     self.add(prefix + name, path, os.lstat)
 
+    def add_archive(self, name: str, path: str) -> None:
+        """Add an archive, which may be a link to one."""
+        with contextlib.suppress(OSError):  # a link to nothing
+            info = os.stat(path)
+            if stat.S_ISREG(info.st_mode):
+                self.found.archives.append(ListedFile(name, path, info.st_size, info.st_mtime_ns))
+                return
+        self.found.passed.add(kinds.ARCHIVE, name)
+
     def add(self, name: str, path: str, look: Callable = os.stat) -> None:
         """Add a file, or put a link aside for later."""
         try:
             info = look(path)
         except OSError:
-            self.found.files.append(_File(name, path, 0, 0, "a link to nothing"))
+            self.found.files.append(ListedFile(name, path, 0, 0, "a link to nothing"))
             return
         if stat.S_ISLNK(info.st_mode):
             self.links.append((name, path))
         elif not stat.S_ISREG(info.st_mode):
             if claims_photo(name):
-                self.found.files.append(_File(name, path, 0, 0, "not a regular file"))
+                self.found.files.append(ListedFile(name, path, 0, 0, "not a regular file"))
             else:
                 self.found.passed.add(kinds.OTHER, name)
         elif info.st_nlink > 1 and (info.st_dev, info.st_ino) in self.several:
@@ -161,7 +183,7 @@ class _Lister:
         else:
             if info.st_nlink > 1:
                 self.several.add((info.st_dev, info.st_ino))
-            self.found.files.append(_File(name, path, info.st_size, info.st_mtime_ns))
+            self.found.files.append(ListedFile(name, path, info.st_size, info.st_mtime_ns))
 
     def find_empty(self) -> list[str]:
         """Name the folders without any file that may be a photo, but not those inside of them.
@@ -169,7 +191,8 @@ class _Lister:
         Those that hold what this project wrote are not meant for photos.
         """
         full = {""}
-        names = [*(file.name for file in self.found.files), *self.own]
+        files = [*self.found.files, *self.found.archives]
+        names = [*(file.name for file in files), *self.own]
         for folder in {name[: name.rfind("/") + 1] for name in names}:
             while folder not in full:
                 full.add(folder)
@@ -197,10 +220,10 @@ def _head_of(path: str) -> bytes:
         return b""
 
 
-def read_folder(files: list[_File]) -> Iterator[Item]:
+def read_folder(files: list[ListedFile]) -> Iterator[Item]:
     """Walk what `list_folder` found; each file is read in the thread that decodes it."""
 
-    def read(file: _File) -> bytes:
+    def read(file: ListedFile) -> bytes:
         if file.problem:
             raise BadImage(file.problem)
         try:

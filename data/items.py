@@ -90,6 +90,15 @@ def item_of(name: str, read: Callable[[], bytes], file_bytes: int) -> Item:
     return Item(name, load, held, lambda: read_size(read()), read)
 
 
+def renamed(item: Item, name: str) -> Item:
+    """Give the same file under another name."""
+
+    def load(*args) -> Loaded:
+        return item.load(*args)._replace(name=name)
+
+    return item._replace(name=name, load=load)
+
+
 def read_photo(stream: IO[bytes], name: str, size: int) -> bytes:
     """Read an open file, no more than the `size` that it claims and one byte.
 

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from byol.errors import UserError, printable
-from data.archives import TAR_SUFFIXES, ZIP_SUFFIXES, count_zip, read_tar, read_zip
+from data.archive_folders import count_archives, read_archives
+from data.archives import READ, TAR_SUFFIXES, ZIP_SUFFIXES, count_zip, read_tar, read_zip
 from data.decode import fit
 from data.download import download
 from data.folders import list_folder, read_folder
@@ -76,12 +77,7 @@ def _path_source(path: Path, inside: str = "", flag: str = "--data") -> Source:
     path = path.resolve()
     title = re.sub(r"[^\w.-]+", "_", path.name, flags=re.ASCII)[:60] or "photos"
     if path.is_dir():
-        found = list_folder(path, inside)
-        listing = "\n".join(f"{f.name}\0{f.size}\0{f.mtime_ns}" for f in found.files)
-        digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
-        items = functools.partial(read_folder, found.files)
-        identity, count = f"folder:{path}:{digest}", len(found.files)
-        return Source(title, str(path), identity, lambda: count, items, found.passed, found.empty)
+        return _folder_source(path, title, inside)
     name = path.name.lower()
     info = path.stat()
     identity = f"archive:{path}:{info.st_size}:{info.st_mtime_ns}"
@@ -92,8 +88,27 @@ def _path_source(path: Path, inside: str = "", flag: str = "--data") -> Source:
         return Source(title, str(path), identity, lambda: None, functools.partial(read_tar, path))
     raise UserError(
         f"{flag} {printable(str(path))} is no folder and no archive that can be read; "
-        f"give a folder or a file ending in {', '.join(ZIP_SUFFIXES + TAR_SUFFIXES)}"
+        f"give a folder or a file ending in {', '.join(READ)}"
     )
+
+
+def _folder_source(path: Path, title: str, inside: str) -> Source:
+    found = list_folder(path, inside)
+    files, archives = found.files, found.archives
+    listing = "\n".join(f"{f.name}\0{f.size}\0{f.mtime_ns}" for f in [*files, *archives])
+    digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @functools.cache
+    def count() -> int | None:
+        inside = count_archives(archives) if archives else 0
+        return None if inside is None else len(files) + inside
+
+    def items() -> Iterator[Item | Passed]:
+        yield from read_folder(files)
+        yield from read_archives(archives)
+
+    identity = f"folder:{path}:{digest}"
+    return Source(title, str(path), identity, count, items, found.passed, found.empty)
 
 
 def _cats_vs_dogs(progress: bool) -> Path:

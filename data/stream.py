@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from byol.errors import UserError, printable
-from data.archives import TAR_SUFFIXES, ZIP_SUFFIXES
+from data.archives import READ
 from data.folders import list_files, read_folder
 from data.items import Item, Loaded, Passed
 from data.kinds import PassedOver
@@ -103,7 +103,7 @@ def _find(paths: list[str]) -> Iterator[tuple[str, Source]]:
     files: list[str] = []
     for path in paths:
         is_file = os.path.isfile(os.path.expanduser(path))
-        if is_file and not path.lower().endswith(ZIP_SUFFIXES + TAR_SUFFIXES):
+        if is_file and not path.lower().endswith(READ):
             files.append(path)
             continue
         if files:

@@ -157,8 +157,8 @@ def test_a_large_file_of_another_kind_is_not_read(tmp_path, monkeypatch):
     [
         ({f"DSC_{i}.NEF": b"MM\0*" for i in range(5)},
          ["5 camera RAW files (DSC_0.NEF, DSC_1.NEF, DSC_2.NEF, ...)", "export them as JPEG"]),
-        ({"train.zip": b"PK\3\4", "test1.zip": b"PK\3\4", "sample.csv": b"id"},
-         ["2 archives (", "train.zip", "1 text file (sample.csv)", "unpack them"]),
+        ({"train.7z": b"7z\xbc\xaf", "test1.rar": b"Rar!", "sample.csv": b"id"},
+         ["2 archives (", "train.7z", "1 text file (sample.csv)", "unpack them"]),
         ({"a.mp4": MP4}, ["1 video (a.mp4)", "take pictures out of them"]),
         ({"a.psd": b"8BPS", "b.ppm": b"P6"}, ["2 pictures of other formats", "convert them"]),
         ({"a.txt": b"x"}, ["1 text file (a.txt)", "check the path"]),
