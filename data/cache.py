@@ -10,20 +10,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shlex
 import shutil
-import time
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from byol.errors import UserError, printable
+from byol.errors import printable
 from byol.files import write_atomically
+from data.shards import DIGEST_BYTES
+from data.stored import StoredArray
 
-DIGEST_BYTES = 32  # of SHA-256
-STALE_S = 24 * 3600
 TEMPORARY = ".tmp-"
 LISTINGS = "listings"
 
@@ -65,32 +64,6 @@ def add_listing(pack: Path, listing: str, passed: dict) -> None:
         write_atomically(pack / LISTINGS / listing, json.dumps(passed).encode("ascii"))
 
 
-def make_temporary(cache: Path) -> Path:
-    """Make a folder to pack in, and remove what killed packings left. Raises `UserError`."""
-    temporary = cache / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache)
-        temporary.mkdir()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the cache folder {printable(str(cache))} ({error.strerror}); "
-            "set BYOL_CACHE to a folder that you can write to"
-        ) from None
-    return temporary
-
-
-def _remove_stale(cache: Path) -> None:
-    """Remove what packings that were killed more than a day ago left behind."""
-    for folder in cache.glob(TEMPORARY + "*"):
-        try:
-            old = time.time() - folder.stat().st_mtime > STALE_S
-        except OSError:  # its owner has just removed it
-            continue
-        if old:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 # ---- what can be removed ----
 
 
@@ -108,12 +81,14 @@ def command_to_remove(packs: list[Path]) -> str:
     return "rm -r " + " ".join(printable(shlex.quote(str(pack))) for pack in packs)
 
 
-def describe_size(packs: list[Path]) -> str:
-    """Say how much room packs take."""
+def describe_size(packs: list[Path], freed: bool = False) -> str:
+    """Say how much room packs take, or how much is `freed` without them: other packs have links."""
     total = 0
     for file in (file for pack in packs for file in pack.glob("*")):
         with contextlib.suppress(OSError):
-            total += file.stat().st_size
+            info = file.stat()
+            shared = stat.S_ISREG(info.st_mode) and info.st_nlink > 1
+            total += 0 if freed and shared else info.st_size
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if total >= size:
             return f"{total / size:.1f} {unit}"
@@ -124,21 +99,27 @@ def describe_size(packs: list[Path]) -> str:
 
 
 class EarlierPhotos:
-    """The photos of earlier packs of one stored shape, as one long list, found by their digests."""
+    """The photos of earlier packs of one stored shape, as one long list, found by their digests.
 
-    def __init__(self, packs: list):
-        """packs: a `Photos` of each."""
-        self._packs = packs
-        self._ends = np.cumsum([0, *(len(pack.digests) for pack in packs)])
+    What packings that were stopped left counts as a pack.
+    """
+
+    def __init__(self, packs: list, leftovers: Sequence = ()):
+        """packs: a `Photos` of each; leftovers: a `Leftover` of each."""
+        self._packs, self._images = packs, [each.images for each in [*packs, *leftovers]]
+        self.leftovers = leftovers
+        self._ends = np.cumsum([0, *map(len, self._images)])
+        digests = [pack.digests.read_all() for pack in packs]
         none = np.empty((0, DIGEST_BYTES), np.uint8)
-        self._digests = np.concatenate([none, *(pack.digests.read_all() for pack in packs)])
-        self.sizes = np.concatenate([np.empty((0, 2), np.int32), *(pack.sizes for pack in packs)])
+        self._digests = np.concatenate([none, *digests, *(each.digests for each in leftovers)])
+        sizes = (each.sizes for each in [*packs, *leftovers])
+        self.sizes = np.concatenate([np.empty((0, 2), np.int32), *sizes])
         first_bytes = np.ascontiguousarray(self._digests[:, :8]).view(np.uint64).reshape(-1)
         self._order = np.argsort(first_bytes)
         self._sorted = first_bytes[self._order]
 
     def __contains__(self, digest: bytes) -> bool:
-        return bool(self._packs) and self.find(digest) is not None
+        return bool(self._images) and self.find(digest) is not None
 
     def find(self, digest: bytes) -> int | None:
         """Find the place of a photo in the list, if it is there."""
@@ -149,10 +130,30 @@ class EarlierPhotos:
                 return int(place)
         return None
 
-    def pixels(self, place: int) -> np.ndarray:
-        """Read the stored photo, uint8 (3, H, W), at this place of the list."""
+    def read(self, place: int) -> tuple[np.ndarray, int, int, bytes]:
+        """Read what `ShardWriter.add` takes of the photo at this place of the list."""
         pack = int(self._ends.searchsorted(place, "right")) - 1
-        return self._packs[pack].images[place - int(self._ends[pack])]
+        pixels = self._images[pack][place - int(self._ends[pack])]
+        return pixels, *self.sizes[place].tolist(), self._digests[place].tobytes()
+
+    def link(self, places: np.ndarray, shard_rows: int, folder: Path) -> tuple[np.ndarray, int]:
+        """Link whole shards, more than half of whose photos are wanted, into `folder`.
+
+        places: int64, sorted. They become linked-0.npy and so on, and take no room. Gives the row
+        in them of each place, -1 if it is in none, and how many there are.
+        """
+        rows, count = np.full(len(places), -1, np.int64), 0
+        cuts = places.searchsorted(self._ends)
+        for number, images in enumerate(self._images):
+            of_pack = slice(*cuts[number : number + 2])
+            shards, within = images.locate(places[of_pack] - self._ends[number])
+            for shard in np.unique(shards):
+                file, wanted = images.shards[shard], shards == shard
+                most = len(file) == shard_rows and np.unique(within[wanted]).size > shard_rows / 2
+                if most and _link(file, folder / f"linked-{count}.npy"):
+                    rows[of_pack][wanted] = count * shard_rows + within[wanted]
+                    count += 1
+        return rows, count
 
     def similar_packs(self, places: np.ndarray, count: int) -> list[Path]:
         """List the packs that have nearly the photos of a new one.
@@ -163,6 +164,27 @@ class EarlierPhotos:
         shared_with_each = np.diff(np.unique(places).searchsorted(self._ends))
         return [
             pack.folder
-            for pack, shared in zip(self._packs, shared_with_each, strict=True)
+            for pack, shared in zip(self._packs, shared_with_each, strict=False)
             if shared > len(pack.digests) / 2 and shared > count / 2
         ]
+
+    def remove_used_leftovers(self, places: np.ndarray) -> None:
+        """Remove what stopped packings left, if photos of it are among the `places`."""
+        shared_with_each = np.diff(np.unique(places).searchsorted(self._ends))
+        for leftover, shared in zip(
+            self.leftovers, shared_with_each[len(self._packs) :], strict=True
+        ):
+            if shared:
+                shutil.rmtree(leftover.folder, ignore_errors=True)
+
+
+def _link(file: StoredArray, path: Path) -> bool:
+    """Give a file that is open a second name; tells whether that worked."""
+    try:
+        os.link(file.path, path)
+        if file.is_file(path):
+            return True
+        path.unlink()  # another file has taken its place
+    except OSError:  # it was removed, or the disk has no links
+        pass
+    return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 import sys
@@ -19,11 +18,9 @@ from tqdm import tqdm
 from byol.errors import NO_ROOM, UserError, note, printable
 from byol.files import write_file
 from data.cache import (
-    DIGEST_BYTES,
     EarlierPhotos,
     command_to_remove,
     describe_size,
-    make_temporary,
     packs_in,
     read_manifest,
     with_content,
@@ -36,8 +33,17 @@ from data.labels import LABELLED
 from data.loading import load_all
 from data.photos import FILES, PACK_VERSION, Photos, key_of, open_pack, open_whole
 from data.shape import describe_shape, guess_shape, stored_shape
+from data.shards import (
+    DIGEST_BYTES,
+    PLACES,
+    ShardWriter,
+    image_files,
+    remove_shards,
+    shard_name,
+)
 from data.sources import Source
-from data.stored import HEADER_BYTES, npy_header, write_array, write_texts
+from data.stored import write_array, write_texts
+from data.temporary import find_leftovers, temporary_folder
 
 
 def pack(
@@ -48,29 +54,9 @@ def pack(
     It is made in a temporary folder, which is renamed when it is whole. Returns the pack, and what
     was found that is no photo.
     """
-    temporary = make_temporary(cache)
     try:
-        packs = list(open_whole(packs_in(cache), source, store_size))
-        path = temporary / "images.npy"
-        content, earlier = _read_in_shape(found, store_size, path, packs, progress)
-        for sentence in notes():
-            note(sentence)
-        if not content.names and not content.skipped:
-            others = found.passed + content.passed
-            raise UserError(
-                f"--data {printable(source)} holds no images that can be read"
-                f"{f', but {others}' if others else ''}; {others.remedy()}"
-            )
-        skipped = sorted(map("\0".join, content.skipped))
-        key = key_of(describe_shape(content.shape), content.fingerprint, *skipped)
-        if photos := next(open_whole(with_content(cache, key), source, store_size), None):
-            return photos.folder, content.passed  # a listing that was not known: all is there
-        final = cache / f"{found.title}-{key}"
-        _fill(content, found, source, earlier, temporary)
-        _publish(temporary, final, source, store_size)
-        if progress:
-            _tell_of_packs(final, found, content, earlier)
-        return final, content.passed
+        with temporary_folder(cache) as temporary:
+            return _pack_in(temporary, found, source, store_size, progress)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -83,8 +69,34 @@ def pack(
             f"too little memory to decode --data {printable(source)}; free some and run the "
             "command again, or make its largest images smaller"
         ) from None
-    finally:  # nothing to do after a good rename
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _pack_in(
+    temporary: Path, found: Source, source: str, store_size: int, progress: bool
+) -> tuple[Path, PassedOver]:
+    """Do as `pack` says; what is half done is in `temporary`."""
+    cache = temporary.parent
+    packs = list(open_whole(packs_in(cache), source, store_size))
+    content, earlier, writer = _read_in_shape(found, store_size, temporary, packs, progress)
+    for sentence in notes():
+        note(sentence)
+    if not content.names and not content.skipped:
+        others = found.passed + content.passed
+        raise UserError(
+            f"--data {printable(source)} holds no images that can be read"
+            f"{f', but {others}' if others else ''}; {others.remedy()}"
+        )
+    skipped = sorted(map("\0".join, content.skipped))
+    key = key_of(describe_shape(content.shape), content.fingerprint, *skipped)
+    if photos := next(open_whole(with_content(cache, key), source, store_size), None):
+        return photos.folder, content.passed  # a listing that was not known: all is there
+    final = cache / f"{found.title}-{key}"
+    _fill(content, found, source, earlier, writer)
+    _publish(temporary, final, source, store_size)
+    earlier.remove_used_leftovers(content.place_array())
+    if progress:
+        _tell_of_packs(final, found, content, earlier)
+    return final, content.passed
 
 
 def _publish(temporary: Path, final: Path, source: str, store_size: int) -> None:
@@ -118,6 +130,10 @@ class _Content:
         """Give the sizes as int32 (N, 2)."""
         return np.array(self.sizes, np.int32).reshape(-1, 2)
 
+    def place_array(self) -> np.ndarray:
+        """Give the places as int64 (N,)."""
+        return np.array(self.places, np.int64)
+
     def finish(self) -> None:
         """Work out `by_name` and `fingerprint`."""
         self.by_name = sorted(range(len(self.names)), key=self.names.__getitem__)
@@ -128,20 +144,28 @@ class _Content:
 
 
 def _read_in_shape(
-    found: Source, store_size: int, path: Path, packs: list[Photos], progress: bool
-) -> tuple[_Content, EarlierPhotos]:
+    found: Source, store_size: int, folder: Path, packs: list[Photos], progress: bool
+) -> tuple[_Content, EarlierPhotos, ShardWriter]:
     """Read all files in the shape that their sizes ask for: again if the guess at it was wrong.
 
-    Returns the earlier photos of this shape as well, out of the `packs`.
+    Returns the earlier photos of this shape as well, and the writer that has written the others
+    into `folder`.
     """
     shape = guess_shape(found, store_size)
     while True:
-        earlier = EarlierPhotos([pack for pack in packs if pack.shape == shape])
+        leftovers = find_leftovers(folder.parent, shape, PACK_VERSION)
+        earlier = EarlierPhotos([pack for pack in packs if pack.shape == shape], leftovers)
+        if leftovers:
+            count = sum(len(leftover.images) for leftover in leftovers)
+            note(f"{count:,} photos of a packing that was stopped need not be decoded again")
         notes()  # forget what was decoded before
-        content = _read(found, shape, path, earlier, progress)
+        writer = ShardWriter(folder, shape, PACK_VERSION)
+        content = _read(found, shape, writer, earlier, progress)
         wanted = stored_shape(content.size_array(), store_size)
         if shape == wanted:
-            return content, earlier
+            return content, earlier, writer
+        writer.close()
+        remove_shards(folder)
         note(
             f"the first guess, {describe_shape(shape)} px, does not fit the shapes of "
             "all photos: they are decoded again"
@@ -150,16 +174,16 @@ def _read_in_shape(
 
 
 def _read(
-    found: Source, shape: tuple[int, int], path: Path, earlier: EarlierPhotos, progress: bool
+    found: Source,
+    shape: tuple[int, int],
+    writer: ShardWriter,
+    earlier: EarlierPhotos,
+    progress: bool,
 ) -> _Content:
-    """Read all files; decode those that are not among the `earlier` photos into the array `path`.
-
-    The rows of earlier photos are left as holes: nothing is written if all is there already.
-    """
-    content, copies, hole = _Content(shape), Copies(), True  # a hole for the header
+    """Read all files; decode those that are not among the `earlier` photos, and write them."""
+    content, copies = _Content(shape), Copies()
     labelled: set[bytes] = set()  # digests
     with (
-        open(path, "wb") as file,
         contextlib.closing(load_all(found, shape, earlier)) as results,
         tqdm(
             desc=f"packing {found.title} at {describe_shape(shape)} px",
@@ -188,12 +212,9 @@ def _read(
             if result.pixels is None:
                 place = earlier.find(result.digest)
                 size = earlier.sizes[place].tolist()
-                hole = True
             else:
-                if hole:  # a seek costs the writer its buffer
-                    file.seek(_offset(len(content.names), shape))
-                file.write(result.pixels)
-                place, size, hole = -1, (result.height, result.width), False
+                place, size = -1, (result.height, result.width)
+                writer.add(result.pixels, *size, result.digest)
             content.names.append(result.name)
             content.sizes.extend(size)
             content.digests += result.digest
@@ -202,9 +223,40 @@ def _read(
     return content
 
 
-def _offset(row: int, shape: tuple[int, int]) -> int:
-    """Where a row begins in the file of the images."""
-    return HEADER_BYTES + row * 3 * math.prod(shape)
+def _store(content: _Content, earlier: EarlierPhotos, writer: ShardWriter) -> dict:
+    """Complete the shards with the earlier photos, and say for the manifest what is where.
+
+    What lies in whole shards of earlier packs is linked, and takes no room. The rest is copied.
+    The order of files: whole shards that were written, those that are linked, the last one.
+    """
+    folder, shard_rows = writer.folder, writer.shard_rows
+    places = content.place_array()
+    used = np.unique(places[places >= 0])
+    rows, linked = earlier.link(used, shard_rows, folder)
+    decoded, copied = writer.count, rows < 0
+    for place in used[copied].tolist():
+        writer.add(*earlier.read(place))
+    if writer.count or not linked:
+        writer.finish()
+    whole = writer.count // shard_rows
+    written = np.arange(writer.count)
+    written[whole * shard_rows :] += linked * shard_rows  # the last file moves behind the links
+    if linked and writer.count % shard_rows:
+        os.rename(folder / shard_name(whole), folder / shard_name(whole + linked))
+    for number in range(linked):
+        os.rename(folder / f"linked-{number}.npy", folder / shard_name(whole + number))
+    rows[~copied] += whole * shard_rows
+    rows[copied] = written[decoded:]
+    final = np.empty(len(places), np.int64)
+    final[places < 0] = written[:decoded]
+    final[places >= 0] = rows[used.searchsorted(places[places >= 0])]
+    stored = writer.count + linked * shard_rows
+    in_order = bool((final == np.arange(len(final))).all())
+    if not in_order:
+        write_array(folder / PLACES, final.astype(np.uint32))
+    if in_order and stored == len(final) <= shard_rows:
+        return {}
+    return {"stored": stored, "shard_rows": shard_rows, "in_order": in_order}
 
 
 def _fill(
@@ -212,18 +264,11 @@ def _fill(
     found: Source,
     source: str,
     earlier: EarlierPhotos,
-    folder: Path,
+    writer: ShardWriter,
 ) -> None:
-    """Complete the `FILES` and manifest.json of a pack in `folder`, which has the decoded rows."""
+    """Complete the files of a pack beside what the writer has written, and manifest.json."""
     names, skipped, (height, width) = content.names, content.skipped, content.shape
-    with open(folder / "images.npy", "r+b") as file:
-        file.write(npy_header(np.uint8, (len(names), 3, height, width)))
-        for row, place in enumerate(content.places):
-            if place >= 0:
-                file.seek(_offset(row, content.shape))
-                file.write(earlier.pixels(place))
-        file.flush()
-        os.fsync(file.fileno())
+    folder, of_shards = writer.folder, _store(content, earlier, writer)
     layout = classify(names)
     write_array(folder / "labels.npy", layout.labels)
     write_array(folder / "is_test.npy", layout.is_test)
@@ -248,8 +293,13 @@ def _fill(
         "test_folders": layout.test_folders,
         "notes": layout.notes,
         "rules": RULES,
-        "bytes": {name: (folder / name).stat().st_size for name in FILES},
+        **of_shards,
+        "bytes": {
+            name: (folder / name).stat().st_size
+            for name in dict.fromkeys((*FILES, *image_files(of_shards)))
+        },
     }
+    writer.forget()
     write_file(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode("ascii"))
 
 
@@ -259,7 +309,7 @@ def _tell_of_packs(pack: Path, found: Source, content: _Content, earlier: Earlie
         f"the photos are packed in {printable(str(pack))} ({describe_size([pack])}), "
         f"and stay there until you remove it: {command_to_remove([pack])}"
     )
-    copied = np.array(content.places, np.int64)
+    copied = content.place_array()
     others = set(earlier.similar_packs(copied[copied >= 0], len(copied)))
     (height, width), reshaped = content.shape, False
     for other in packs_in(pack.parent):
@@ -278,6 +328,6 @@ def _tell_of_packs(pack: Path, found: Source, content: _Content, earlier: Earlie
     if others := sorted(others - {pack}):
         what = f"{len(others)} earlier packs" if len(others) > 1 else "an earlier pack"
         note(
-            f"{what} of these photos or of earlier versions ({describe_size(others)}) "
+            f"{what} of these photos or of earlier versions ({describe_size(others, True)}) "
             f"may no longer be needed: {command_to_remove(others)}"
         )

@@ -12,15 +12,16 @@ import numpy as np
 
 from byol.errors import UserError, printable
 from byol.files import same_names, same_photos
-from data.cache import DIGEST_BYTES, read_manifest
+from data.cache import read_manifest
 from data.classes import RULES, describe
 from data.kinds import PassedOver
 from data.labels import digest_of
 from data.shape import describe_shape, stored_shape
+from data.shards import DIGEST_BYTES, Shards, image_files, open_images
 from data.stored import StoredArray, read_texts
 
 PACK_VERSION = 3  # raise it whenever decoding, names or the files below change
-FILES = (  # of a pack, beside manifest.json
+FILES = (  # of a pack, beside manifest.json and the further files of images
     "images.npy",
     "labels.npy",
     "is_test.npy",
@@ -59,7 +60,7 @@ class Photos:
     groups: int64 (N,), photos of one number belong together (--group-by); None without groups
     """
 
-    images: StoredArray
+    images: StoredArray | Shards
     names: Sequence[str]
     labels: np.ndarray
     classes: list[str]
@@ -147,14 +148,14 @@ def open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
         if (manifest["version"], manifest["store_size"]) != (PACK_VERSION, store_size):
             return None
         n = manifest["count"]
-        for name in FILES:
+        for name in {*FILES, *image_files(manifest)}:
             if (folder / name).stat().st_size != manifest["bytes"][name]:
                 return None
         sizes = StoredArray(folder / "sizes.npy", np.int32, (n, 2)).read_all()
         # Earlier versions stored long photos as squares too: that is no array of this shape.
         shape = (n, 3, *stored_shape(sizes, store_size))
         return Photos(
-            images=StoredArray(folder / "images.npy", np.uint8, shape),
+            images=open_images(folder, shape, manifest),
             names=read_texts(folder, "names", n),
             labels=StoredArray(folder / "labels.npy", np.int64, (n,)).read_all(),
             classes=manifest["classes"],

@@ -24,7 +24,35 @@ def npy_header(dtype: type, shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"
 
 
-class StoredArray:
+class Rows:
+    """Rows of an array that lie on the disk, read by `read` as they are needed.
+
+    dtype, shape: of the array
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def __getitem__(self, index) -> np.ndarray:
+        """A row, or rows: of a number, a slice, or an array of numbers from 0 on."""
+        rows = np.asarray(range(len(self))[index] if isinstance(index, int | slice) else index)
+        out = np.empty((rows.size, *self.shape[1:]), self.dtype)
+        self.read(rows.reshape(-1), out)
+        return out.reshape(rows.shape + self.shape[1:])
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read `rows` (int64, N) into `out` (N, ...), contiguous."""
+        raise NotImplementedError
+
+
+class StoredArray(Rows):
     """An array in a .npy file, which stays open: it may be deleted without harm.
 
     Rows are read and not mapped into memory: there a file that is cut would end the process
@@ -44,20 +72,6 @@ class StoredArray:
         if self._opened[0] != HEADER_BYTES + self.nbytes:
             raise ValueError(f"{path} is not as long as its header says")
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape[0] * self._row_bytes
-
-    def __getitem__(self, index) -> np.ndarray:
-        """A row, or rows: of a number, a slice, or an array of numbers from 0 on."""
-        rows = np.asarray(range(len(self))[index] if isinstance(index, int | slice) else index)
-        out = np.empty((rows.size, *self.shape[1:]), self.dtype)
-        self.read(rows.reshape(-1), out)
-        return out.reshape(rows.shape + self.shape[1:])
-
     def read_all(self) -> np.ndarray:
         """Read all of it, as an array that can be written to."""
         out = np.empty(self.shape, self.dtype)
@@ -65,13 +79,27 @@ class StoredArray:
         self._check_unchanged()
         return out
 
-    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read `rows` (int64, N) into `out` (N, ...), contiguous."""
+    def read(self, rows: np.ndarray, out: np.ndarray, into: np.ndarray | None = None) -> None:
+        """Read `rows` (int64, N) into `out` (N, ...), contiguous, or into these rows of it."""
         buffer, size = memoryview(out.reshape(-1).view(np.uint8)), self._row_bytes
         places = (rows * size + HEADER_BYTES).tolist()
-        for start, at in zip(range(0, len(buffer), size), places, strict=True):
+        starts = range(0, len(buffer), size) if into is None else (into * size).tolist()
+        for start, at in zip(starts, places, strict=True):
             self._fill(buffer[start : start + size], at)
         self._check_unchanged()
+
+    @property
+    def shards(self) -> list[StoredArray]:
+        """The files of this array: this one."""
+        return [self]
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find where `rows` are: the number of the file, and the row in it."""
+        return np.zeros_like(rows), rows
+
+    def is_file(self, path: Path) -> bool:
+        """Tell whether `path` is a name of the file that is open here. Raises `OSError`."""
+        return os.path.samestat(os.fstat(self._file), os.stat(path))
 
     def _fill(self, buffer: memoryview, at: int) -> None:
         """Fill `buffer` with the bytes of the file from `at` on."""

@@ -26,10 +26,11 @@ from PIL import Image
 
 from byol.errors import UserError
 from data import open_photos, opening, packing, sources
-from data.cache import LISTINGS, STALE_S, TEMPORARY
+from data.cache import LISTINGS, TEMPORARY
 from data.decode import decode
 from data.photos import FILES, PACK_VERSION
 from data.stored import npy_header, write_array, write_texts
+from data.temporary import STALE_S
 
 
 @pytest.fixture

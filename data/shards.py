@@ -1,0 +1,203 @@
+"""The stored photos of a pack: one file, or shards of bounded size that are read as one array.
+
+Each shard is a .npy file of `shard_rows` photos; the last one may have fewer. If photos of earlier
+packs lie in it, then `places.npy` says where each photo of this pack is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from data.stored import HEADER_BYTES, Rows, StoredArray, npy_header, write_array
+
+SHARD_BYTES = 4 * 2**30
+PLACES = "places.npy"
+DIGEST_BYTES = 32  # of SHA-256
+
+
+def shard_name(number: int) -> str:
+    """Name the file of a shard: the first is called as the only one of a small pack."""
+    return f"images-{number:05}.npy" if number else "images.npy"
+
+
+def rows_of_shard(shape: tuple[int, int]) -> int:
+    """Count the photos of a whole shard. shape: height and width of a stored photo."""
+    return max(1, SHARD_BYTES // (3 * math.prod(shape)))
+
+
+class Shards(Rows):
+    """The photos of a pack in shards: uint8 (N, 3, H, W)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: tuple[int, ...],
+        stored: int,
+        shard_rows: int,
+        in_order: bool = True,
+    ):
+        """stored: how many photos lie in the shards, which may be others as well.
+
+        in_order: the first ones are those of this pack; else `places.npy` says which.
+
+        Raises `OSError` or `ValueError` if the files are not these.
+        """
+        self.path, self.dtype, self.shape = folder / shard_name(0), np.dtype(np.uint8), shape
+        self.shard_rows = shard_rows
+        self.shards = [
+            StoredArray(
+                folder / shard_name(number),
+                np.uint8,
+                (min(shard_rows, stored - first), *shape[1:]),
+            )
+            for number, first in enumerate(range(0, stored, shard_rows))
+        ]
+        self._places: np.ndarray | None = None
+        if not in_order:
+            self._places = StoredArray(folder / PLACES, np.uint32, shape[:1]).read_all()
+        last = len(self) - 1 if in_order else self._places.max(initial=0)
+        if last >= stored:
+            raise ValueError(f"{folder} has {stored:,} photos, and none at {last:,}")
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find where `rows` are: the number of the shard, and the row in it."""
+        places = rows if self._places is None else self._places[rows].astype(np.int64)
+        return np.divmod(places, self.shard_rows)
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read `rows` (int64, N) into `out` (N, 3, H, W), contiguous: in the order of the disk."""
+        numbers, places = self.locate(rows)
+        order = np.lexsort((places, numbers))
+        cuts = np.flatnonzero(np.diff(numbers[order])) + 1
+        for into in np.split(order, cuts) if len(order) else ():
+            self.shards[numbers[into[0]]].read(places[into], out, into)
+
+
+def open_images(folder: Path, shape: tuple[int, ...], manifest: dict) -> StoredArray | Shards:
+    """Open the stored photos of a pack. Raises `OSError`, `ValueError`, or `KeyError`."""
+    if "shard_rows" not in manifest:
+        return StoredArray(folder / shard_name(0), np.uint8, shape)
+    about = (manifest[key] for key in ("stored", "shard_rows", "in_order"))
+    return Shards(folder, shape, *about)
+
+
+def image_files(manifest: dict) -> list[str]:
+    """List the files that hold the stored photos, and say where they are in them."""
+    if "shard_rows" not in manifest:
+        return [shard_name(0)]
+    count = len(range(0, manifest["stored"], manifest["shard_rows"]))
+    return [*map(shard_name, range(count)), *([] if manifest["in_order"] else [PLACES])]
+
+
+# ---- writing
+
+
+class ShardWriter:
+    """Writes photos into shards, one after the other.
+
+    Beside each whole shard lie the digests and the sizes of its photos. They say that it is whole,
+    so that another packing can go on from there.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int], version: int):
+        self.folder, self.shape, self.version = folder, shape, version
+        self.shard_rows = rows_of_shard(shape)
+        self.count = 0
+        self._file = None
+        self._digests, self._sizes = bytearray(), array("i")
+
+    def close(self) -> None:
+        """Close the file of a shard that is not complete."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def add(self, pixels: np.ndarray, height: int, width: int, digest: bytes) -> None:
+        """Write one photo, uint8 (3, H, W). height, width: its own. Raises `OSError`."""
+        if self._file is None:
+            number = self.count // self.shard_rows
+            self._file = open(self.folder / shard_name(number), "wb")  # noqa: SIM115
+            self._file.seek(HEADER_BYTES)
+        self._file.write(pixels)
+        self._digests += digest
+        self._sizes.extend((height, width))
+        self.count += 1
+        if self.count % self.shard_rows == 0:
+            self._end_shard(self.shard_rows)
+            number = self.count // self.shard_rows - 1
+            digests = np.frombuffer(bytes(self._digests), np.uint8).reshape(-1, DIGEST_BYTES)
+            sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
+            write_array(_side_file(self.folder, number, "sizes", self.version), sizes)
+            write_array(_side_file(self.folder, number, "digests", self.version), digests)
+            self._digests, self._sizes = bytearray(), array("i")
+
+    def finish(self) -> None:
+        """Complete the last shard; without any photo there is an empty one. Raises `OSError`."""
+        if self._file is None and not self.count:
+            self._file = open(self.folder / shard_name(0), "wb")  # noqa: SIM115
+        if self._file:
+            self._end_shard(self.count % self.shard_rows)
+
+    def forget(self) -> None:
+        """Remove what another packing would go on from: the pack is complete."""
+        for file in self.folder.glob("shard-*"):
+            file.unlink()
+
+    def _end_shard(self, rows: int) -> None:
+        self._file.seek(0)
+        self._file.write(npy_header(np.uint8, (rows, 3, *self.shape)))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+
+
+def _side_file(folder: Path, number: int, what: str, version: int) -> Path:
+    """Name what lies beside a whole shard until the pack is complete."""
+    return folder / f"shard-{number:05}-v{version}-{what}.npy"
+
+
+def read_whole_shards(
+    folder: Path, shape: tuple[int, int], version: int
+) -> tuple[Shards, np.ndarray, np.ndarray] | None:
+    """Open the whole shards of a packing that was stopped; None if there are none of this shape.
+
+    Gives their photos, the digests uint8 (N, 32) and the sizes int32 (N, 2).
+    """
+    rows = rows_of_shard(shape)
+    digests, sizes = [], []
+    with contextlib.suppress(OSError, ValueError):
+        while True:
+            number = len(digests)
+            StoredArray(folder / shard_name(number), np.uint8, (rows, 3, *shape))
+            files = [_side_file(folder, number, what, version) for what in ("sizes", "digests")]
+            of_shard = StoredArray(files[0], np.int32, (rows, 2)).read_all()
+            digests.append(StoredArray(files[1], np.uint8, (rows, DIGEST_BYTES)).read_all())
+            sizes.append(of_shard)
+    if not digests:
+        return None
+    count = rows * len(digests)
+    images = Shards(folder, (count, 3, *shape), count, rows)
+    return images, np.concatenate(digests), np.concatenate(sizes)
+
+
+def remove_shards(folder: Path) -> None:
+    """Remove the shards of a packing, for example since they have another shape."""
+    for file in (*folder.glob("images*.npy"), *folder.glob("shard-*")):
+        file.unlink()
+
+
+def keep_whole_shards(folder: Path) -> int:
+    """Remove all but the whole shards of a packing that was stopped; count what stays."""
+    whole = {int(file.name[6:11]) for file in folder.glob("shard-*-digests.npy")}
+    kept = {shard_name(number) for number in whole}
+    for file in folder.iterdir():
+        if file.name not in kept and not file.name.startswith("shard-"):
+            file.unlink()
+    return len(whole)
