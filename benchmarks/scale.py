@@ -1,15 +1,18 @@
-"""Do opening a packed set and the memory of training stay the same as the photos grow?
+"""Do the start, the memory and the speed of training stay the same as the photos grow?
 
-    python -m benchmarks.scale --counts 25000 500000
+    python -m benchmarks.scale --counts 25000 1000000 --store-size 16 --shard-mb 64
 
-For each count, packs a tar of as many tiny JPEG files (one picture under many names, in two class
-folders) in a temporary folder. A fresh process then opens the pack again and draws a split, each
-several times (medians). Another one trains with train_byol.py, and its memory is read until it has
-logged some steps. Memory is what the process has for itself (RssAnon); pages of the mapped photos
-(RssFile) are the system's to take back. Prints one JSON line; progress goes to stderr.
+For each count, packs a folder of tars with as many tiny JPEG files (one picture under many names,
+with a number behind it, in two class folders) in a temporary folder. A fresh process then opens
+the pack again, draws a split and writes it, each several times (medians): this is what a run does
+with its photos before the first step. Another one trains with train_byol.py, for each count in
+turn, and its memory is read until it has logged some steps. Memory is what the process has for
+itself (RssAnon); the page cache (RssFile) is the system's to take back. Prints one JSON line;
+progress goes to stderr.
 
-500,000 photos take about 4 GB on the disk meanwhile. On cores that others use as well,
-OMP_NUM_THREADS=1 in front keeps the steps short.
+1,000,000 photos of 16 px take about 3 GB on the disk meanwhile. On cores that others use as well,
+OMP_NUM_THREADS=1 in front keeps the steps short, and seconds of the processor say more than those
+of the clock.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ import io
 import json
 import multiprocessing
 import os
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -35,7 +40,8 @@ from PIL import Image
 
 from benchmarks.common import ROOT, versions
 from byol.command_line import command
-from data import make_split, open_photos
+from byol.schedules import epoch_order
+from data import make_split, open_photos, shards
 
 LABELS = 250
 TRAINING = (
@@ -44,38 +50,56 @@ TRAINING = (
 )
 
 
-def write_tar(path: Path, count: int, side: int) -> None:
-    """Write a tar of `count` JPEG files, half of them below a/, half below b/."""
+def write_tars(folder: Path, count: int, side: int) -> None:
+    """Write tars of 100,000 JPEG files each, half of them below a/, half below b/."""
+    folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(stream, "JPEG")
-    blob = stream.getvalue()
-    with tarfile.open(path, "w") as archive:
-        for index in range(count):
-            info = tarfile.TarInfo(f"photos/{'ab'[index % 2]}/{index:07}.jpg")
-            info.size = len(blob)
-            archive.addfile(info, io.BytesIO(blob))
-            archive.members.clear()  # it keeps the headers of all
+    for first in range(0, count, 100_000):
+        with tarfile.open(folder / f"{first // 100_000:05}.tar", "w") as archive:
+            for index in range(first, min(first + 100_000, count)):
+                blob = stream.getvalue() + b"%d" % index  # which a decoder does not look at
+                info = tarfile.TarInfo(f"photos/{'ab'[index % 2]}/{index:08}.jpg")
+                info.size = len(blob)
+                archive.addfile(info, io.BytesIO(blob))
+                archive.members.clear()  # it keeps the headers of all
 
 
-def pack(path: str, store_size: int) -> float:
-    """Time the first opening, in seconds."""
+def pack(path: str, store_size: int, shard_bytes: int) -> tuple[float, float]:
+    """Time the first opening, in seconds; give the memory that it takes at most, in GiB."""
+    shards.SHARD_BYTES = shard_bytes
     start = time.perf_counter()
     open_photos(path, store_size)
-    return time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return time.perf_counter() - start, peak
 
 
-def open_and_split(path: str, store_size: int, rounds: int) -> tuple[float, float]:
-    """Time to open a pack, and to draw a split of it, in seconds."""
-    opening, splitting = [], []
+def begin(path: str, store_size: int, rounds: int) -> dict[str, float]:
+    """Time what a run does with its photos before the first step, in seconds."""
+    laps: dict[str, list[float]] = {}
+    saved = Path(path).with_suffix(".json")
     for _ in range(rounds):
-        start = time.perf_counter()
+        clocks = [(time.perf_counter(), time.process_time())]
         photos = open_photos(path, store_size, progress=False)
-        middle = time.perf_counter()
-        make_split(photos, LABELS)
-        opening.append(middle - start)
-        splitting.append(time.perf_counter() - middle)
-    return statistics.median(opening), statistics.median(splitting)
+        clocks.append((time.perf_counter(), time.process_time()))
+        split = make_split(photos, LABELS)
+        clocks.append((time.perf_counter(), time.process_time()))
+        split.digest_learned()
+        split.save(saved)
+        epoch_order(len(split.learned), 0, 0)
+        clocks.append((time.perf_counter(), time.process_time()))
+        wall, processor = np.diff(np.array(clocks).T).tolist()
+        epoch_order.cache_clear()
+        for name, value in {
+            "seconds_to_open": wall[0],
+            "seconds_to_split": wall[1],
+            "seconds_to_begin": sum(wall),
+            "processor_seconds_to_begin": sum(processor),
+        }.items():
+            laps.setdefault(name, []).append(value)
+    saved.unlink()
+    return {name: round(statistics.median(values), 4) for name, values in laps.items()}
 
 
 def in_fresh_process(function: Callable, *args):
@@ -115,25 +139,31 @@ def memory_of_training(path: str, store_size: int, steps: int, folder: Path) -> 
     return {name: round(value / 2**20, 3) for name, value in kib.items()}
 
 
-def measure(count: int, store_size: int, steps: int, rounds: int, scratch: str | None) -> dict:
-    """Measure all figures of one count. What was written for it below `scratch` is removed."""
-    with tempfile.TemporaryDirectory(dir=scratch) as created:
-        folder = Path(created)
-        os.environ["BYOL_CACHE"] = str(folder / "cache")  # of the processes below
-        path = folder / "photos.tar"
-        print(f"{count:,} photos: writing {path}", file=sys.stderr)
-        write_tar(path, count, store_size)
-        packing = in_fresh_process(pack, str(path), store_size)
-        opening, splitting = in_fresh_process(open_and_split, str(path), store_size, rounds)
-        print(f"{count:,} photos: training for {steps} steps", file=sys.stderr)
-        memory = memory_of_training(str(path), store_size, steps, folder)
+def prepare(folder: Path, count: int, store_size: int, shard_bytes: int, rounds: int) -> dict:
+    """Pack `count` photos below `folder`, and time the start with them."""
+    folder.mkdir()
+    os.environ["BYOL_CACHE"] = str(folder / "cache")  # of the processes below
+    path = folder / "photos"
+    print(f"{count:,} photos: writing {path}", file=sys.stderr)
+    write_tars(path, count, store_size)
+    packing, peak = in_fresh_process(pack, str(path), store_size, shard_bytes)
     return {
         "count": count,
+        "shards": len(list(folder.glob("cache/*/images*.npy"))),
         "seconds_to_pack": round(packing, 1),
-        "seconds_to_open": round(opening, 4),
-        "seconds_to_split": round(splitting, 3),
-        **memory,
+        "peak_gib_of_packing": round(peak, 3),
+        **in_fresh_process(begin, str(path), store_size, rounds),
     }
+
+
+def train(folder: Path, store_size: int, steps: int) -> dict[str, float]:
+    """Train with the photos below `folder`; give memory, and the speed of all but a few steps."""
+    os.environ["BYOL_CACHE"] = str(folder / "cache")
+    memory = memory_of_training(str(folder / "photos"), store_size, steps, folder)
+    lines = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
+    speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
+    shutil.rmtree(folder / "run")
+    return {**memory, "images_per_second": round(statistics.median(speeds[len(speeds) // 4 :]), 1)}
 
 
 @command
@@ -143,13 +173,26 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--store-size", type=int, default=40)
     parser.add_argument("--steps", type=int, default=30, help="that training takes")
     parser.add_argument("--rounds", type=int, default=5, help="of opening and splitting")
+    parser.add_argument("--turns", type=int, default=1, help="of training, each count in turn")
+    parser.add_argument("--shard-mb", type=int, default=4096, help="MiB of a shard")
     parser.add_argument("--folder", help="for what is written meanwhile; default: the system's")
     args = parser.parse_args(argv)
 
-    sizes = [
-        measure(count, args.store_size, args.steps, args.rounds, args.folder)
-        for count in args.counts
-    ]
+    with tempfile.TemporaryDirectory(dir=args.folder) as created:
+        folders = [Path(created) / str(count) for count in args.counts]
+        shape = args.store_size, args.shard_mb << 20, args.rounds
+        sizes = [
+            prepare(folder, count, *shape)
+            for folder, count in zip(folders, args.counts, strict=True)
+        ]
+        turns = []
+        for _ in range(args.turns):
+            print(f"training for {args.steps} steps, each count in turn", file=sys.stderr)
+            turns.append([train(folder, args.store_size, args.steps) for folder in folders])
+    for size, of_size in zip(sizes, zip(*turns, strict=True), strict=True):
+        for name in of_size[0]:
+            size[name] = statistics.median(turn[name] for turn in of_size)
+        size["images_per_second_by_turn"] = [turn["images_per_second"] for turn in of_size]
     result = {
         "sizes": sizes,
         "store_size": args.store_size,

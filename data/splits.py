@@ -7,7 +7,6 @@ sha256(f"{seed}:{purpose}:{name}"), so every machine and every order of the pack
 from __future__ import annotations
 
 import hashlib
-import heapq
 import io
 import json
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from byol.errors import UserError, printable
 from byol.files import write_atomically
 from data.photos import Photos
+from data.stored import encode_rows
 
 
 @dataclass
@@ -49,8 +49,8 @@ class Split:
     def digest_learned(self) -> str:
         """Hash the names of the photos that are learned from."""
         digest = hashlib.sha256()
-        for row in self.learned:
-            digest.update(self.names[row].encode("utf-8", "surrogatepass") + b"\0")
+        for names in encode_rows(self.names, self.learned):
+            digest.update(b"".join(name + b"\0" for name in names))
         return digest.hexdigest()
 
     def describe(self, photos: Photos) -> str:
@@ -80,14 +80,17 @@ class Split:
             "split_seed": self.split_seed,
             "label_seed": self.label_seed,
         }
-        text = io.BytesIO()  # as json.dump would write it, but name by name: there may be many
+        text = io.BytesIO()  # as json.dump would write it, some names at a time: there may be many
         text.write(json.dumps(about, indent=2).removesuffix("\n}").encode())
         for part in ("labelled", "unlabelled", "holdout", "test"):
             text.write(f',\n  "{part}": ['.encode())
-            for number, row in enumerate(getattr(self, part)):
-                comma = "," if number else ""
-                text.write(f"{comma}\n    {json.dumps(self.names[row])}".encode())
-            text.write(b"\n  ]" if len(getattr(self, part)) else b"]")
+            comma = ""
+            for names in encode_rows(self.names, getattr(self, part)):
+                decoded = [name.decode("utf-8", "surrogatepass") for name in names]
+                lines = json.dumps(decoded, separators=(",\n    ", ": "))
+                text.write(f"{comma}\n    {lines[1:-1]}".encode())
+                comma = ","
+            text.write(b"\n  ]" if comma else b"]")
         text.write(b"\n}\n")
         write_atomically(path, text.getbuffer())
 
@@ -199,13 +202,6 @@ def _draw(photos: Photos, among: np.ndarray, count: int, seed: int, purpose: str
         cuts = np.searchsorted(labels, range(len(photos.classes) + 1))
         of_classes = [rows[start:end] for start, end in pairwise(cuts)]
     leaders = _leaders(photos)
-
-    def rank(row: int) -> tuple[bytes, ...]:
-        own = _rank(seed, purpose, photos.names[row])
-        if leaders is None:
-            return (own,)
-        return _rank(seed, purpose, photos.names[leaders[row]]), own
-
     # the smallest class first: it is the one to name
     for index, of_class in sorted(enumerate(of_classes), key=lambda pair: len(pair[1])):
         quota = count // len(of_classes) + (index < count % len(of_classes))
@@ -216,7 +212,11 @@ def _draw(photos: Photos, among: np.ndarray, count: int, seed: int, purpose: str
                 f"but only {len(of_class):,} are left; {_remedy(purpose, count, of_classes)}"
             )
         if len(of_class) > quota > 0:
-            of_class = heapq.nsmallest(quota, of_class, key=rank)
+            ranks = _ranks(seed, purpose, photos.names, of_class)
+            if leaders is not None:
+                of_leaders = _ranks(seed, purpose, photos.names, leaders[of_class])
+                ranks = np.hstack([of_leaders, ranks])
+            of_class = of_class[_smallest(ranks, quota)]
         if quota:
             drawn[of_class] = True
     return drawn
@@ -250,6 +250,21 @@ def _remedy(purpose: str, count: int, of_classes: list[np.ndarray]) -> str:
             "all photos without labels"
         )
     return f"give --labels {most} or less, all for every label there is, or 0 for none"
+
+
+def _ranks(seed: int, purpose: str, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """Give the ranks of these photos, uint64 (N, 4) that compare as the digests do."""
+    prefix, sha256 = f"{seed}:{purpose}:".encode(), hashlib.sha256
+    digests = b"".join(
+        sha256(prefix + name).digest() for some in encode_rows(names, rows) for name in some
+    )
+    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 4)
+
+
+def _smallest(ranks: np.ndarray, count: int) -> np.ndarray:
+    """Find the places of the `count` smallest of ranks (N, K)."""
+    near = np.flatnonzero(ranks[:, 0] <= np.partition(ranks[:, 0], count - 1)[count - 1])
+    return near[np.lexsort(ranks[near].T[::-1])[:count]]
 
 
 def _rank(seed: int, purpose: str, name: str) -> bytes:

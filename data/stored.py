@@ -141,9 +141,9 @@ class Texts(Sequence):
         self._width = width
 
     @cached_property
-    def _content(self) -> tuple[memoryview, np.ndarray]:
+    def _content(self) -> tuple[bytes, np.ndarray]:
         blob, ends = self._stored
-        return memoryview(blob.read_all()), ends.read_all()
+        return blob.read_all().tobytes(), ends.read_all()
 
     def __len__(self) -> int:
         return (len(self._stored[1]) - 1) // self._width
@@ -174,10 +174,26 @@ class Texts(Sequence):
     def _items(self, first: int, last: int) -> Iterator:
         blob, ends = self._content
         ends = ends[first * self._width : last * self._width + 1].tolist()
-        texts = [str(blob[a:b], "utf-8", "surrogatepass") for a, b in pairwise(ends)]
+        texts = [blob[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(ends)]
         if self._width == 1:
             return iter(texts)
         return zip(*(texts[i :: self._width] for i in range(self._width)), strict=True)
+
+    def encode(self, rows: np.ndarray) -> list[bytes]:
+        """Give the strings of these rows (int64, N) in UTF-8; only of a list of strings."""
+        blob, ends = self._content
+        places = zip(ends[rows].tolist(), ends[rows + 1].tolist(), strict=True)
+        return [blob[start:end] for start, end in places]
+
+
+def encode_rows(texts: Sequence[str], rows: np.ndarray) -> Iterator[list[bytes]]:
+    """Give many strings of a list in UTF-8, some thousand at a time, in the order of `rows`."""
+    for at in range(0, len(rows), 4096):
+        some = rows[at : at + 4096]
+        if isinstance(texts, Texts):
+            yield texts.encode(some)
+        else:
+            yield [texts[row].encode("utf-8", "surrogatepass") for row in some]
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -25,6 +25,7 @@ from byol.command_line import parse
 from byol.config import PretrainConfig
 from byol.encoder import Encoder
 from byol.evaluation.classifier import Classifier
+from data import shards
 
 TRAINER = """
 import json, pathlib, sys, time
@@ -34,7 +35,7 @@ held = bytearray(b"x") * 300_000_000
 with open(run / "metrics.jsonl", "a") as file:
     for step in range(1000):
         time.sleep(0.1)
-        print(json.dumps({"step": step}), file=file, flush=True)
+        print(json.dumps({"step": step, "images_per_second": 77.0}), file=file, flush=True)
 """
 PREDICTOR = """
 import json, sys, time
@@ -157,13 +158,16 @@ def test_packing_counts_photos_and_leaves_nothing_behind(photos, in_tmp, run):
 def test_scale_reads_the_memory_of_a_process_that_trains(in_tmp, run, monkeypatch):
     (in_tmp / "train_byol.py").write_text(TRAINER)
     monkeypatch.setattr(scale, "ROOT", in_tmp)
+    monkeypatch.setattr(shards, "SHARD_BYTES", shards.SHARD_BYTES)  # which it sets
     monkeypatch.setattr(scale, "in_fresh_process", lambda function, *args: function(*args))
     scratch = in_tmp / "scratch"
     scratch.mkdir()
-    flags = "--counts 300 --steps 2 --rounds 1"
+    flags = "--counts 300 --steps 2 --rounds 1 --turns 2 --shard-mb 1"
     (size,) = run(scale, "--folder", scratch, *flags.split())["sizes"]
-    assert size["count"] == 300
+    assert (size["count"], size["shards"]) == (300, 2)
     assert 0 < size["seconds_to_open"] < 0.2
+    assert size["seconds_to_open"] + size["seconds_to_split"] < size["seconds_to_begin"]
+    assert (size["images_per_second"], size["images_per_second_by_turn"]) == (77, [77, 77])
     assert 0.28 < size["peak_rss_anon_gib"] < 0.35
     assert list(scratch.iterdir()) == []
 

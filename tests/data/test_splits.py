@@ -8,6 +8,7 @@ import pytest
 
 from byol.errors import UserError
 from data import Photos, make_split, stratified_folds
+from data.stored import read_texts, write_texts
 
 PARTS = ("labelled", "unlabelled", "holdout", "test")
 
@@ -339,3 +340,33 @@ def test_photos_that_are_each_their_own_group_split_as_without_groups():
     split = make_split(photos, 20, 10)
     assert names_of(photos, split) == without
     assert len(split.hidden) == 110 - 30
+
+
+def test_many_photos_of_a_pack_are_drawn_and_saved_by_the_documented_rules(tmp_path):
+    """More than are looked at in one go, from the texts of a pack, some of them odd."""
+    photos = fake(3000, 2500, test=10, seed=3)
+    odd = ["é.jpg", 'a"\\\n.jpg', "\udcff.jpg", "zero\0byte.jpg"]
+    names = [*odd, *photos.names[4:]]
+    write_texts(tmp_path, "names", names)
+    photos.names = read_texts(tmp_path, "names", len(names))
+    photos.by_name = np.array(sorted(range(len(names)), key=names.__getitem__))
+    split = make_split(photos, 2 * 2100, split_seed=5)
+    for label in (0, 1):
+        rows = np.flatnonzero((photos.labels == label) & ~photos.is_test)
+        ranked = sorted(
+            (
+                hashlib.sha256(f"5:labels:{names[row]}".encode("utf-8", "surrogatepass")).digest(),
+                row,
+            )
+            for row in rows
+        )
+        drawn = split.labelled[photos.labels[split.labelled] == label]
+        assert sorted(drawn) == sorted(row for _, row in ranked[:2100])
+    learned = "".join(names[row] + "\0" for row in split.learned)
+    digest = hashlib.sha256(learned.encode("utf-8", "surrogatepass")).hexdigest()
+    assert split.digest_learned() == digest
+    split.save(tmp_path / "split.json")
+    text = (tmp_path / "split.json").read_text()
+    parts = {part: [names[row] for row in getattr(split, part)] for part in PARTS}
+    about = {key: json.loads(text)[key] for key in ("source", "fingerprint", "split_seed")}
+    assert text == json.dumps({**about, "label_seed": 5, **parts}, indent=2) + "\n"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from byol.schedules import Schedule, lr_at, positions_at, tau_at
+from byol.schedules import Schedule, epoch_order, lr_at, positions_at, tau_at
 
 
 def test_tau_follows_the_papers_cosine():
@@ -65,3 +65,12 @@ def test_a_schedule_follows_from_epochs_and_batch():
 
 def test_half_of_a_run_is_warm_up_at_most():
     assert Schedule(100, 10, epochs=3, warmup_epochs=5, peak_lr=1, seed=0).warmup_steps == 15
+
+
+@pytest.mark.parametrize("count", [1, 2, 257, 100_000])
+def test_the_order_takes_four_bytes_a_photo(count):
+    """And is the one of runs before: numpy's own permutation of 0..count-1."""
+    order = epoch_order(count, 3, 7)
+    expected = np.random.Generator(np.random.PCG64([3, 7])).permutation(count)
+    np.testing.assert_array_equal(order, expected)
+    assert order.nbytes == 4 * count
