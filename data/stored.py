@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import weakref
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -196,17 +197,19 @@ def encode_rows(texts: Sequence[str], rows: np.ndarray) -> Iterator[list[bytes]]
             yield [texts[row].encode("utf-8", "surrogatepass") for row in some]
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
+def write_array(path: Path, rows: np.ndarray) -> None:
     """Write a .npy file and flush it to the disk. Raises `OSError`."""
-    write_file(path, npy_header(array.dtype, array.shape) + array.tobytes())
+    write_file(path, npy_header(rows.dtype, rows.shape) + rows.tobytes())
 
 
 def write_texts(folder: Path, name: str, texts: Iterable[str]) -> None:
     """Write what `read_texts` reads, NAME.npy and NAME_ends.npy. Raises `OSError`."""
-    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
-    ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    write_array(folder / f"{name}.npy", np.frombuffer(b"".join(parts), np.uint8))
-    write_array(folder / f"{name}_ends.npy", ends)
+    blob, ends = bytearray(), array("q", [0])
+    for text in texts:
+        blob += text.encode("utf-8", "surrogatepass")
+        ends.append(len(blob))
+    write_array(folder / f"{name}.npy", np.frombuffer(blob, np.uint8))
+    write_array(folder / f"{name}_ends.npy", np.frombuffer(ends, np.int64))
 
 
 def read_texts(folder: Path, name: str, count: int, width: int = 1) -> Texts:

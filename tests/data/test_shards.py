@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ from photo_files import pets, png, pngs, write_folder, write_zip
 from test_pack import cut, garble_header, is_as_if_decoded
 
 from byol.errors import UserError
-from data import open_photos, packing, shards
+from data import make_split, open_photos, packing, shards
 from data.cache import TEMPORARY
 from data.decode import decode
-from data.stored import write_array
+from data.photos import FILES, open_pack
+from data.stored import HEADER_BYTES, npy_header, write_array, write_texts
 from data.temporary import KEPT_S, temporary_folder
 
 ROWS = 8  # in a shard of these tests
@@ -355,3 +358,68 @@ def test_a_packing_that_is_killed_again_and_again_ends(small_shards, cache, tmp_
     photos = opened(folder)
     np.testing.assert_array_equal(photos.images[:], unbroken.images[:])
     assert photos.names == list(unbroken.names)
+
+
+# ---- ten million
+
+
+def memory_of_index(pack, count, names):
+    """Open a pack and draw a split, in a process of its own: what stays of it in memory, in bytes.
+
+    Also the seconds of the processor for opening, and for the whole.
+    """
+
+    def memory():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    before, start = memory(), time.process_time()
+    photos = open_pack(pack, "photos", 8)
+    opening = time.process_time() - start
+    assert [photos.names[row] for row in names] == list(names.values())
+    split = make_split(photos, 250)
+    split.digest_learned()
+    whole = time.process_time() - start
+    assert len(split.learned) == count - 250
+    del split
+    return memory() - before, opening, whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1_000_000, 10_000_000])
+def test_the_index_of_millions(tmp_path, cache, count):
+    """The photos are holes in their shards. Not one name is an object of Python's."""
+    pack = opened(write_zip(tmp_path / "a.zip", pngs("a/0.png", "b/1.png"))).folder
+    rows = 2_000_000  # in a shard
+    for number, first in enumerate(range(0, count, rows)):
+        some = min(rows, count - first)
+        with open(pack / shards.shard_name(number), "wb") as file:
+            file.write(npy_header(np.uint8, (some, 3, 8, 8)))
+            file.truncate(HEADER_BYTES + some * 3 * 8 * 8)
+    numbers = np.arange(count)
+    write_texts(pack, "names", (f"{'ab'[i % 2]}/{i:08}.jpg" for i in range(count)))
+    for name, column in {
+        "labels": numbers % 2,
+        "is_test": np.zeros(count, bool),
+        "sizes": np.full((count, 2), 8, np.int32),
+        "by_name": np.concatenate([numbers[::2], numbers[1::2]]),
+        "places": numbers[::-1].astype(np.uint32),
+    }.items():
+        write_array(pack / f"{name}.npy", column)
+    with open(pack / "digests.npy", "wb") as file:
+        file.write(npy_header(np.uint8, (count, 32)))
+        file.truncate(HEADER_BYTES + count * 32)
+    manifest = json.loads((pack / "manifest.json").read_text())
+    manifest |= {"count": count, "stored": count, "shard_rows": rows, "in_order": False}
+    files = {*FILES, *shards.image_files(manifest)}
+    manifest["bytes"] = {name: (pack / name).stat().st_size for name in files}
+    (pack / "manifest.json").write_text(json.dumps(manifest))
+
+    names = {0: "a/00000000.jpg", 999_999: "b/00999999.jpg", count - 1: f"b/{count - 1:08}.jpg"}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        bytes_, opening, whole = pool.submit(memory_of_index, pack, count, names).result()
+    print(f"{count:,}: {bytes_ / count:.1f} bytes a photo, {opening:.2f} s, {whole:.1f} s")
+    # 14 of the name and 8 of its end, 8 + 8 + 8 + 1 of the columns, 4 of the place
+    assert 51 * count <= bytes_ < 60 * count + 40e6
+    assert opening < 1e-6 * count
+    assert whole < 20e-6 * count
