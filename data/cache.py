@@ -18,13 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from byol.errors import printable
+from byol.errors import UserError, printable
 from byol.files import write_atomically
+from data.items import STAMP_BYTES
 from data.shards import DIGEST_BYTES
 from data.stored import StoredArray
 
 TEMPORARY = ".tmp-"
 LISTINGS = "listings"
+STAMPS = "stamps.npy"  # of a pack of files: the next packing reads what is new alone
 
 
 # ---- packs in the cache ----
@@ -110,31 +112,30 @@ class EarlierPhotos:
         self.leftovers = leftovers
         self._ends = np.cumsum([0, *map(len, self._images)])
         digests = [pack.digests.read_all() for pack in packs]
-        none = np.empty((0, DIGEST_BYTES), np.uint8)
-        self._digests = np.concatenate([none, *digests, *(each.digests for each in leftovers)])
+        stamps = [_read_stamps(pack) for pack in packs]
+        self._digests = _Places([*digests, *(each.digests for each in leftovers)], DIGEST_BYTES)
+        self._stamps = _Places([*stamps, *(each.stamps for each in leftovers)], STAMP_BYTES)
         sizes = (each.sizes for each in [*packs, *leftovers])
         self.sizes = np.concatenate([np.empty((0, 2), np.int32), *sizes])
-        first_bytes = np.ascontiguousarray(self._digests[:, :8]).view(np.uint64).reshape(-1)
-        self._order = np.argsort(first_bytes)
-        self._sorted = first_bytes[self._order]
 
     def __contains__(self, digest: bytes) -> bool:
-        return bool(self._images) and self.find(digest) is not None
+        return self.find(digest) is not None
 
     def find(self, digest: bytes) -> int | None:
         """Find the place of a photo in the list, if it is there."""
-        first_bytes = np.frombuffer(digest, np.uint64, 1)[0]
-        start, end = (self._sorted.searchsorted(first_bytes, side) for side in ("left", "right"))
-        for place in self._order[start:end]:  # equal photos, so the first will do
-            if self._digests[place].tobytes() == digest:
-                return int(place)
-        return None
+        return self._digests.find(digest)
 
-    def read(self, place: int) -> tuple[np.ndarray, int, int, bytes]:
+    def digest_of(self, stamp: bytes) -> bytes | None:
+        """Give the digest of a file that was packed with this stamp."""
+        place = self._stamps.find(stamp)
+        return None if place is None else self._digests.rows[place].tobytes()
+
+    def read(self, place: int) -> tuple[np.ndarray, int, int, bytes, bytes]:
         """Read what `ShardWriter.add` takes of the photo at this place of the list."""
         pack = int(self._ends.searchsorted(place, "right")) - 1
         pixels = self._images[pack][place - int(self._ends[pack])]
-        return pixels, *self.sizes[place].tolist(), self._digests[place].tobytes()
+        known = (column.rows[place].tobytes() for column in (self._digests, self._stamps))
+        return pixels, *self.sizes[place].tolist(), *known
 
     def link(self, places: np.ndarray, shard_rows: int, folder: Path) -> tuple[np.ndarray, int]:
         """Link whole shards, more than half of whose photos are wanted, into `folder`.
@@ -176,6 +177,36 @@ class EarlierPhotos:
         ):
             if shared:
                 shutil.rmtree(leftover.folder, ignore_errors=True)
+
+
+class _Places:
+    """Finds the place of a row of bytes among many."""
+
+    def __init__(self, parts: list[np.ndarray], width: int):
+        """parts: uint8 (N, width) each."""
+        self.rows = np.concatenate([np.empty((0, width), np.uint8), *parts])
+        first_bytes = np.ascontiguousarray(self.rows[:, :8]).view(np.uint64).reshape(-1)
+        self._order = np.argsort(first_bytes)
+        self._sorted = first_bytes[self._order]
+
+    def find(self, row: bytes) -> int | None:
+        """Give the first place of these bytes; None if they are nowhere."""
+        if not len(self.rows):
+            return None
+        first_bytes = np.frombuffer(row, np.uint64, 1)[0]
+        start, end = (self._sorted.searchsorted(first_bytes, side) for side in ("left", "right"))
+        for place in self._order[start:end]:  # equal photos, so the first will do
+            if self.rows[place].tobytes() == row:
+                return int(place)
+        return None
+
+
+def _read_stamps(pack) -> np.ndarray:
+    """Read the stamps of the files of a pack; zeros if it has none, as those of archives."""
+    shape = len(pack.digests), STAMP_BYTES
+    with contextlib.suppress(OSError, ValueError, UserError):
+        return StoredArray(pack.folder / STAMPS, np.uint8, shape).read_all()
+    return np.zeros(shape, np.uint8)
 
 
 def _link(file: StoredArray, path: Path) -> bool:

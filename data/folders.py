@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from byol.errors import UserError, printable
 from data import kinds
 from data.archives import READ
 from data.decode import BadImage
-from data.items import Item, item_of, read_photo, refusal
+from data.items import STAMP_BYTES, Item, item_of, read_photo, refusal
 from data.kinds import HEAD_BYTES, PassedOver, claims_photo, kind_of_file
 
 
@@ -238,7 +239,13 @@ def read_folder(files: list[ListedFile]) -> Iterator[Item]:
             raise refusal(file.name, f"cannot be read: {error.strerror}") from error
 
     for file in files:
-        yield item_of(file.name, functools.partial(read, file), file.size)
+        item = item_of(file.name, functools.partial(read, file), file.size)
+        yield item if file.problem else item._replace(stamp=_stamp(file))
+
+
+def _stamp(file: ListedFile) -> bytes:
+    about = f"{file.path}\0{file.size}\0{file.mtime_ns}"
+    return hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[:STAMP_BYTES]
 
 
 def _open_now(path: str, flags: int) -> int:

@@ -13,6 +13,7 @@ from data.decode import BadImage, decode, read_size
 from data.kinds import HEAD_BYTES, PHOTO, claims_photo, kind_of_bytes
 
 MAX_FILE_BYTES = 200_000_000
+STAMP_BYTES = 16
 
 
 class Loaded(NamedTuple):
@@ -20,6 +21,7 @@ class Loaded(NamedTuple):
 
     digest: SHA-256 of its file, or of what stands for it
     pixels: None if the digest was known, which leaves height and width open
+    stamp: that of its `Item`
     """
 
     name: str
@@ -27,6 +29,7 @@ class Loaded(NamedTuple):
     height: int
     width: int
     digest: bytes
+    stamp: bytes = b""
 
 
 class Item(NamedTuple):
@@ -39,6 +42,7 @@ class Item(NamedTuple):
     file_bytes: what its file takes in memory until the item is done with
     size: reads height and width from the header alone; None if all images are square
     read: gives the bytes of its file, if it has one
+    stamp: `STAMP_BYTES` that change with the place, the size or the time of a file on the disk
     """
 
     name: str
@@ -46,6 +50,7 @@ class Item(NamedTuple):
     file_bytes: int = 0
     size: Callable[[], tuple[int, int]] | None = None
     read: Callable[[], bytes] | None = None
+    stamp: bytes = b""
 
 
 class Passed(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from byol.files import usable_cores
@@ -17,12 +17,15 @@ MAX_WAITING = 500_000_000  # bytes of files that are being decoded, and of what 
 
 
 def load_all(
-    found: Source, shape: tuple[int, int], known: Container[bytes]
+    found: Source,
+    shape: tuple[int, int],
+    known: Container[bytes],
+    digest_of: Callable[[bytes], bytes | None] = lambda stamp: None,
 ) -> Iterator[Loaded | Passed | tuple[str, str]]:
     """Decode in threads, few ahead of the writer, in the order of the source.
 
     Yields what was loaded, what is passed over, or (name, reason) for a file to skip. Files with a
-    `known` digest are not decoded.
+    `known` digest are not decoded. Those of which `digest_of` knows the stamp are not read either.
     """
     workers = min(usable_cores(), MAX_THREADS)
     pending: deque[tuple[int, Item, Future[Loaded]]] = deque()
@@ -38,7 +41,7 @@ def load_all(
             return item.name, str(problem)
         if isinstance(problem, NoPhoto):
             return Passed(str(problem), item.name)
-        return future.result()
+        return future.result()._replace(stamp=item.stamp)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
@@ -55,7 +58,11 @@ def load_all(
                 yield finish()
             waiting += room
             try:
-                pending.append((room, item, pool.submit(item.load, shape, known)))
+                if item.stamp and (digest := digest_of(item.stamp)):
+                    loading = pool.submit(Loaded, item.name, None, 0, 0, digest)
+                else:
+                    loading = pool.submit(item.load, shape, known)
+                pending.append((room, item, loading))
             except RuntimeError as error:  # no memory for one more thread
                 raise MemoryError from error
             if len(pending) >= 8 * workers:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from byol.errors import NO_ROOM, UserError, note, printable
 from byol.files import write_file
 from data.cache import (
+    STAMPS,
     EarlierPhotos,
     command_to_remove,
     describe_size,
@@ -27,7 +28,7 @@ from data.cache import (
 )
 from data.classes import RULES, classify
 from data.deep import notes
-from data.items import Copies, Loaded, Passed
+from data.items import STAMP_BYTES, Copies, Loaded, Passed
 from data.kinds import COPY, IN_LABELLED, PassedOver
 from data.labels import LABELLED
 from data.loading import load_all
@@ -37,6 +38,7 @@ from data.shards import (
     DIGEST_BYTES,
     PLACES,
     ShardWriter,
+    byte_rows,
     image_files,
     remove_shards,
     shard_name,
@@ -120,6 +122,7 @@ class _Content:
     names: list[str] = field(default_factory=list)
     sizes: array = field(default_factory=lambda: array("i"))  # height, width, height, width, ...
     digests: bytearray = field(default_factory=bytearray)
+    stamps: bytearray = field(default_factory=bytearray)
     places: array = field(default_factory=lambda: array("q"))  # among the earlier photos, or -1
     skipped: list[tuple[str, str]] = field(default_factory=list)
     passed: PassedOver = field(default_factory=PassedOver)
@@ -138,7 +141,7 @@ class _Content:
         """Work out `by_name` and `fingerprint`."""
         self.by_name = sorted(range(len(self.names)), key=self.names.__getitem__)
         names = "\0".join(self.names[row] for row in self.by_name)
-        digests = np.frombuffer(self.digests, np.uint8).reshape(-1, DIGEST_BYTES)[self.by_name]
+        digests = byte_rows(self.digests, DIGEST_BYTES)[self.by_name]
         parts = names.encode("utf-8", "surrogatepass"), digests.tobytes()
         self.fingerprint = "-".join(hashlib.sha256(part).hexdigest() for part in parts)
 
@@ -184,7 +187,7 @@ def _read(
     content, copies = _Content(shape), Copies()
     labelled: set[bytes] = set()  # digests
     with (
-        contextlib.closing(load_all(found, shape, earlier)) as results,
+        contextlib.closing(load_all(found, shape, earlier, earlier.digest_of)) as results,
         tqdm(
             desc=f"packing {found.title} at {describe_shape(shape)} px",
             total=found.count(),
@@ -214,10 +217,11 @@ def _read(
                 size = earlier.sizes[place].tolist()
             else:
                 place, size = -1, (result.height, result.width)
-                writer.add(result.pixels, *size, result.digest)
+                writer.add(result.pixels, *size, result.digest, result.stamp)
             content.names.append(result.name)
             content.sizes.extend(size)
             content.digests += result.digest
+            content.stamps += result.stamp or bytes(STAMP_BYTES)
             content.places.append(place)
     content.finish()
     return content
@@ -273,8 +277,9 @@ def _fill(
     write_array(folder / "labels.npy", layout.labels)
     write_array(folder / "is_test.npy", layout.is_test)
     write_array(folder / "sizes.npy", content.size_array())
-    digests = np.frombuffer(content.digests, np.uint8).reshape(-1, DIGEST_BYTES)
-    write_array(folder / "digests.npy", digests)
+    write_array(folder / "digests.npy", byte_rows(content.digests, DIGEST_BYTES))
+    if content.stamps.count(0) < len(content.stamps):  # archives have none
+        write_array(folder / STAMPS, byte_rows(content.stamps, STAMP_BYTES))
     write_array(folder / "by_name.npy", np.array(content.by_name, np.int64))
     write_texts(folder, "names", names)
     write_texts(folder, "skipped", (text for pair in skipped for text in pair))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.items import STAMP_BYTES
 from data.stored import HEADER_BYTES, Rows, StoredArray, npy_header, write_array
 
 SHARD_BYTES = 4 * 2**30
@@ -101,7 +102,7 @@ def image_files(manifest: dict) -> list[str]:
 class ShardWriter:
     """Writes photos into shards, one after the other.
 
-    Beside each whole shard lie the digests and the sizes of its photos. They say that it is whole,
+    Beside each whole shard lie digests, stamps and sizes of its photos. They say that it is whole,
     so that another packing can go on from there.
     """
 
@@ -110,7 +111,7 @@ class ShardWriter:
         self.shard_rows = rows_of_shard(shape)
         self.count = 0
         self._file = None
-        self._digests, self._sizes = bytearray(), array("i")
+        self._digests, self._stamps, self._sizes = bytearray(), bytearray(), array("i")
 
     def close(self) -> None:
         """Close the file of a shard that is not complete."""
@@ -118,7 +119,7 @@ class ShardWriter:
             self._file.close()
             self._file = None
 
-    def add(self, pixels: np.ndarray, height: int, width: int, digest: bytes) -> None:
+    def add(self, pixels: np.ndarray, height: int, width: int, digest: bytes, stamp: bytes) -> None:
         """Write one photo, uint8 (3, H, W). height, width: its own. Raises `OSError`."""
         if self._file is None:
             number = self.count // self.shard_rows
@@ -126,16 +127,20 @@ class ShardWriter:
             self._file.seek(HEADER_BYTES)
         self._file.write(pixels)
         self._digests += digest
+        self._stamps += stamp or bytes(STAMP_BYTES)
         self._sizes.extend((height, width))
         self.count += 1
         if self.count % self.shard_rows == 0:
             self._end_shard(self.shard_rows)
             number = self.count // self.shard_rows - 1
-            digests = np.frombuffer(bytes(self._digests), np.uint8).reshape(-1, DIGEST_BYTES)
-            sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
-            write_array(_side_file(self.folder, number, "sizes", self.version), sizes)
-            write_array(_side_file(self.folder, number, "digests", self.version), digests)
-            self._digests, self._sizes = bytearray(), array("i")
+            columns = {
+                "sizes": np.array(self._sizes, np.int32).reshape(-1, 2),
+                "stamps": byte_rows(self._stamps, STAMP_BYTES),
+                "digests": byte_rows(self._digests, DIGEST_BYTES),  # the last to be written
+            }
+            for what, column in columns.items():
+                write_array(_side_file(self.folder, number, what, self.version), column)
+            self._digests, self._stamps, self._sizes = bytearray(), bytearray(), array("i")
 
     def finish(self) -> None:
         """Complete the last shard; without any photo there is an empty one. Raises `OSError`."""
@@ -158,6 +163,11 @@ class ShardWriter:
         self._file = None
 
 
+def byte_rows(blob: bytes | bytearray, width: int) -> np.ndarray:
+    """Cut bytes into rows: uint8 (N, width)."""
+    return np.frombuffer(bytes(blob), np.uint8).reshape(-1, width)
+
+
 def _side_file(folder: Path, number: int, what: str, version: int) -> Path:
     """Name what lies beside a whole shard until the pack is complete."""
     return folder / f"shard-{number:05}-v{version}-{what}.npy"
@@ -165,26 +175,31 @@ def _side_file(folder: Path, number: int, what: str, version: int) -> Path:
 
 def read_whole_shards(
     folder: Path, shape: tuple[int, int], version: int
-) -> tuple[Shards, np.ndarray, np.ndarray] | None:
+) -> tuple[Shards, np.ndarray, np.ndarray, np.ndarray] | None:
     """Open the whole shards of a packing that was stopped; None if there are none of this shape.
 
-    Gives their photos, the digests uint8 (N, 32) and the sizes int32 (N, 2).
+    Gives their photos, digests uint8 (N, 32), stamps uint8 (N, 16), sizes int32 (N, 2).
     """
     rows = rows_of_shard(shape)
-    digests, sizes = [], []
+    columns = {
+        "digests": (np.uint8, (rows, DIGEST_BYTES)),
+        "stamps": (np.uint8, (rows, STAMP_BYTES)),
+        "sizes": (np.int32, (rows, 2)),
+    }
+    found = []
     with contextlib.suppress(OSError, ValueError):
         while True:
-            number = len(digests)
+            number = len(found)
             StoredArray(folder / shard_name(number), np.uint8, (rows, 3, *shape))
-            files = [_side_file(folder, number, what, version) for what in ("sizes", "digests")]
-            of_shard = StoredArray(files[0], np.int32, (rows, 2)).read_all()
-            digests.append(StoredArray(files[1], np.uint8, (rows, DIGEST_BYTES)).read_all())
-            sizes.append(of_shard)
-    if not digests:
+            files = (_side_file(folder, number, what, version) for what in columns)
+            kinds = columns.values()
+            parts = [StoredArray(file, *kind) for file, kind in zip(files, kinds, strict=True)]
+            found.append([part.read_all() for part in parts])
+    if not found:
         return None
-    count = rows * len(digests)
+    count = rows * len(found)
     images = Shards(folder, (count, 3, *shape), count, rows)
-    return images, np.concatenate(digests), np.concatenate(sizes)
+    return images, *map(np.concatenate, zip(*found, strict=True))
 
 
 def remove_shards(folder: Path) -> None:

@@ -64,11 +64,12 @@ def temporary_folder(cache: Path) -> Iterator[Path]:
 class Leftover:
     """The whole shards of a packing that was stopped. No other process takes them meanwhile.
 
-    images: `Shards`; digests: uint8 (N, 32); sizes: int32 (N, 2)
+    images: `Shards`; digests: uint8 (N, 32); stamps: uint8 (N, 16); sizes: int32 (N, 2)
     """
 
-    def __init__(self, folder: Path, lock: int, images: Shards, digests, sizes: np.ndarray):
-        self.folder, self.images, self.digests, self.sizes = folder, images, digests, sizes
+    def __init__(self, folder: Path, lock: int, images: Shards, *columns: np.ndarray):
+        self.folder, self.images = folder, images
+        self.digests, self.stamps, self.sizes = columns
         weakref.finalize(self, os.close, lock)
 
 

@@ -15,7 +15,7 @@ from photo_files import pets, png, pngs, write_folder, write_zip
 from test_pack import cut, garble_header, is_as_if_decoded
 
 from byol.errors import UserError
-from data import make_split, open_photos, packing, shards
+from data import folders, make_split, open_photos, packing, shards
 from data.cache import TEMPORARY
 from data.decode import decode
 from data.photos import FILES, open_pack
@@ -215,6 +215,52 @@ def test_a_pack_in_one_file_is_taken_over(cache, tmp_path, decoded, monkeypatch)
     is_as_if_decoded(photos, content)
 
 
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the files of folders that are read to the end."""
+    done = []
+    first = folders.read_photo
+    monkeypatch.setattr(
+        folders, "read_photo", lambda *args: (done.append(args[1]), first(*args))[1]
+    )
+    return done
+
+
+def test_what_is_old_is_not_even_read(cache, tmp_path, decoded, read, monkeypatch):
+    monkeypatch.setattr(packing, "guess_shape", lambda *_: (8, 8))  # which reads some files
+    content = pngs(*(f"a/{i:02}.png" for i in range(20)))
+    folder = write_folder(tmp_path / "in", content | {"x.jpg": b""})
+    opened(folder, skip_broken=True)
+    assert len(read) == 21
+    read.clear()
+    write_folder(folder, {"b.png": png(77)})
+    changed = {"a/03.png": png(78, 9), "a/04.png": png(79)}
+    write_folder(folder, changed)
+    os.utime(folder / "a/05.png", ns=(1, 1))
+    (folder / "a/06.png").rename(folder / "a/99.png")
+    content |= {"a/99.png": content.pop("a/06.png"), "b.png": png(77), **changed}
+    is_as_if_decoded(opened(folder), content)
+    assert sorted(read) == ["a/03.png", "a/04.png", "a/05.png", "a/99.png", "b.png", "x.jpg"]
+    assert len(decoded) == 21 + 4
+    read.clear()
+    folder.rename(tmp_path / "moved")  # its photos are found by their content alone
+    is_as_if_decoded(opened(tmp_path / "moved"), content)
+    assert len(read) == len(content) + 1
+
+
+def test_a_damaged_list_of_stamps_costs_reading_alone(cache, tmp_path, decoded, read):
+    content = pngs(*(f"a/{i:02}.png" for i in range(20)))
+    folder = write_folder(tmp_path / "in", content)
+    pack = opened(folder).folder
+    for damage in (cut, os.unlink):
+        damage(pack / "stamps.npy")
+        assert opened(folder).folder == pack
+    read.clear()
+    write_folder(folder, {"b.png": png(77)})
+    is_as_if_decoded(opened(folder), content | {"b.png": png(77)})
+    assert (len(set(read)), len(decoded)) == (21, 21)
+
+
 # ---- stopped packings
 
 
@@ -248,20 +294,22 @@ def kill_a_packing(folder, after):
 
 
 def test_a_killed_packing_goes_on_at_the_last_whole_shard(
-    small_shards, cache, tmp_path, decoded, monkeypatch, capsys
+    small_shards, cache, tmp_path, decoded, read, monkeypatch, capsys
 ):
+    monkeypatch.setattr(packing, "guess_shape", lambda *_: (8, 8))  # which reads some files
     content = pets(20)  # 40 photos, 5 shards
     folder = write_folder(tmp_path / "in", content)
     with monkeypatch.context() as patch:
         patch.setenv("BYOL_CACHE", str(tmp_path / "other"))
         unbroken = opened(folder)
     decoded.clear()
+    read.clear()
     assert kill_a_packing(folder, 30) == -signal.SIGKILL
     (left,) = cache.iterdir()
     whole = len(list(left.glob("shard-*-digests.npy")))
     assert 2 <= whole <= 3  # up to 8 are decoded ahead
     photos = opened(folder)
-    assert len(decoded) == 40 - whole * ROWS
+    assert len(decoded) == len(read) == 40 - whole * ROWS
     assert f"{whole * ROWS} photos of a packing that was stopped" in capsys.readouterr().err
     assert list(cache.iterdir()) == [photos.folder]
     assert photos.folder.name == unbroken.folder.name
