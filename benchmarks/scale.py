@@ -2,15 +2,15 @@
 
     python -m benchmarks.scale --counts 25000 1000000 --store-size 16 --shard-mb 64
 
-For each count, packs a folder of tars with as many tiny JPEG files (one picture under many names,
-with a number behind it, in two class folders) in a temporary folder. A fresh process then opens
-the pack again, draws a split and writes it, each several times (medians): this is what a run does
-with its photos before the first step. Another one trains with train_byol.py, for each count in
-turn, and its memory is read until it has logged some steps. Memory is what the process has for
-itself (RssAnon); the page cache (RssFile) is the system's to take back. Prints one JSON line;
-progress goes to stderr.
+For each count, packs as many small photos of noise, in two class folders, in a temporary folder.
+All of packing is done but for reading and decoding files: benchmarks/packing.py times that. A fresh
+process then opens the pack again, draws a split and writes it, each several times (medians): this
+is what a run does with its photos before the first step. Another one trains with train_byol.py,
+for each count in turn, and its memory is read until it has logged some steps. Memory is what the
+process has for itself (RssAnon); the page cache (RssFile) is the system's to take back. Prints one
+JSON line; progress goes to stderr.
 
-1,000,000 photos of 16 px take about 3 GB on the disk meanwhile. On cores that others use as well,
+1,000,000 photos of 16 px take about 1 GB on the disk meanwhile. On cores that others use as well,
 OMP_NUM_THREADS=1 in front keeps the steps short, and seconds of the processor say more than those
 of the clock.
 """
@@ -18,7 +18,9 @@ of the clock.
 from __future__ import annotations
 
 import argparse
-import io
+import dataclasses
+import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -30,18 +32,21 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.common import ROOT, versions
 from byol.command_line import command
 from byol.schedules import epoch_order
-from data import make_split, open_photos, shards
+from data import make_split, open_photos, packing, shards
+from data.cache import add_listing
+from data.items import Item, Loaded
+from data.opening import cache_folder, listing_of
+from data.sources import find_source
 
 LABELS = 250
 TRAINING = (
@@ -50,27 +55,33 @@ TRAINING = (
 )
 
 
-def write_tars(folder: Path, count: int, side: int) -> None:
-    """Write tars of 100,000 JPEG files each, half of them below a/, half below b/."""
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(stream, "JPEG")
-    for first in range(0, count, 100_000):
-        with tarfile.open(folder / f"{first // 100_000:05}.tar", "w") as archive:
-            for index in range(first, min(first + 100_000, count)):
-                blob = stream.getvalue() + b"%d" % index  # which a decoder does not look at
-                info = tarfile.TarInfo(f"photos/{'ab'[index % 2]}/{index:08}.jpg")
-                info.size = len(blob)
-                archive.addfile(info, io.BytesIO(blob))
-                archive.members.clear()  # it keeps the headers of all
+def photos_of_noise(count: int, side: int) -> Iterator[Item]:
+    """Yield photos that need no file, half of them below a/, half below b/."""
+
+    def load(name: str, *_) -> Loaded:
+        digest = hashlib.sha256(name.encode()).digest()
+        noise = hashlib.shake_128(digest).digest(3 * side * side)
+        pixels = np.frombuffer(noise, np.uint8).reshape(3, side, side)
+        return Loaded(name, pixels, side, side, digest)
+
+    for index in range(count):
+        name = f"photos/{'ab'[index % 2]}/{index:08}.jpg"
+        yield Item(name, functools.partial(load, name))
 
 
-def pack(path: str, store_size: int, shard_bytes: int) -> tuple[float, float]:
-    """Time the first opening, in seconds; give the memory that it takes at most, in GiB."""
+def pack(path: str, count: int, store_size: int, shard_bytes: int) -> tuple[float, float]:
+    """Pack photos of noise as those of a tar that is empty. Later openings know it by its listing.
+
+    Gives the seconds that it takes, and the memory at most, in GiB.
+    """
     shards.SHARD_BYTES = shard_bytes
+    tarfile.open(path, "w").close()
     start = time.perf_counter()
-    open_photos(path, store_size)
+    tar = find_source(path)
+    items = functools.partial(photos_of_noise, count, store_size)
+    noise = dataclasses.replace(tar, items=items, count=lambda: count)
+    folder, passed = packing.pack(noise, path, store_size, cache_folder(), progress=True)
+    add_listing(folder, listing_of(tar, store_size), passed.kinds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return time.perf_counter() - start, peak
 
@@ -143,14 +154,12 @@ def prepare(folder: Path, count: int, store_size: int, shard_bytes: int, rounds:
     """Pack `count` photos below `folder`, and time the start with them."""
     folder.mkdir()
     os.environ["BYOL_CACHE"] = str(folder / "cache")  # of the processes below
-    path = folder / "photos"
-    print(f"{count:,} photos: writing {path}", file=sys.stderr)
-    write_tars(path, count, store_size)
-    packing, peak = in_fresh_process(pack, str(path), store_size, shard_bytes)
+    path = folder / "photos.tar"
+    seconds, peak = in_fresh_process(pack, str(path), count, store_size, shard_bytes)
     return {
         "count": count,
         "shards": len(list(folder.glob("cache/*/images*.npy"))),
-        "seconds_to_pack": round(packing, 1),
+        "seconds_to_pack": round(seconds, 1),
         "peak_gib_of_packing": round(peak, 3),
         **in_fresh_process(begin, str(path), store_size, rounds),
     }
@@ -159,7 +168,7 @@ def prepare(folder: Path, count: int, store_size: int, shard_bytes: int, rounds:
 def train(folder: Path, store_size: int, steps: int) -> dict[str, float]:
     """Train with the photos below `folder`; give memory, and the speed of all but a few steps."""
     os.environ["BYOL_CACHE"] = str(folder / "cache")
-    memory = memory_of_training(str(folder / "photos"), store_size, steps, folder)
+    memory = memory_of_training(str(folder / "photos.tar"), store_size, steps, folder)
     lines = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
     speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
     shutil.rmtree(folder / "run")

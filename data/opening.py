@@ -18,7 +18,7 @@ from data.kinds import PassedOver
 from data.labels import find_groups, join, read_layout, tell_of_torn_groups
 from data.packing import pack
 from data.photos import Photos, key_of, open_pack
-from data.sources import DATA_DIR, find_source
+from data.sources import DATA_DIR, Source, find_source
 
 MAX_BROKEN = 0.1
 NAMED = 3  # of the skipped files
@@ -57,7 +57,7 @@ def open_photos(
         found = join(find_source(labelled, progress, "--labelled"), found)
         source = f"{source} with --labelled {labelled}"
     cache = cache_folder()
-    listing = key_of(str(store_size), ",".join(FORMATS), found.identity)
+    listing = listing_of(found, store_size)
     photos = _open_listed(cache, listing, source, store_size)
     if photos is None:
         folder, passed = pack(found, source, store_size, cache, progress)
@@ -114,6 +114,11 @@ def open_again(
         f"the photos of --data {printable(source)} are not in {printable(str(cache))} as the run "
         "saw them: set BYOL_CACHE to where they were packed, or run it again"
     )
+
+
+def listing_of(found: Source, store_size: int) -> str:
+    """Name what is known of a source without reading it: that it has the content of a pack."""
+    return key_of(str(store_size), ",".join(FORMATS), found.identity)
 
 
 def cache_folder() -> Path:

@@ -218,11 +218,8 @@ def test_a_pack_in_one_file_is_taken_over(cache, tmp_path, decoded, monkeypatch)
 @pytest.fixture
 def read(monkeypatch):
     """Names of the files of folders that are read to the end."""
-    done = []
-    first = folders.read_photo
-    monkeypatch.setattr(
-        folders, "read_photo", lambda *args: (done.append(args[1]), first(*args))[1]
-    )
+    done, look = [], folders.read_photo
+    monkeypatch.setattr(folders, "read_photo", lambda *args: (done.append(args[1]), look(*args))[1])
     return done
 
 
