@@ -127,7 +127,8 @@ def memory_of_training(path: str, store_size: int, steps: int, folder: Path) -> 
     run, said = folder / "run", folder / "training.txt"
     metrics = run / "metrics.jsonl"
     command = [sys.executable, "train_byol.py", *TRAINING.split(), "--data", path]
-    command += ["--store-size", str(store_size), "--run-dir", str(run), "--out", str(run / "b.pt")]
+    sides = ["--image-size", str(min(32, store_size)), "--store-size", str(store_size)]
+    command += [*sides, "--run-dir", str(run), "--out", str(run / "b.pt")]
     peak = anonymous = mapped = 0
     with open(said, "wb") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)

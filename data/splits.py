@@ -149,9 +149,11 @@ def make_split(
     def rows(part: np.ndarray) -> np.ndarray:
         return photos.by_name[part[photos.by_name]]
 
+    unlabelled = rows(left & ~chosen)
+    all_hidden = np.array_equal(hidden, left & ~chosen)
     return Split(
         labelled=rows(chosen),
-        unlabelled=rows(left & ~chosen),
+        unlabelled=unlabelled,
         holdout=rows(held),
         test=rows(photos.is_test),
         split_seed=split_seed,
@@ -159,9 +161,9 @@ def make_split(
         source=photos.source,
         fingerprint=photos.fingerprint,
         names=photos.names,
-        hidden=rows(hidden),
+        hidden=unlabelled if all_hidden else rows(hidden),  # one array: there may be many
         groups=photos.groups,
-        learned=rows(left if labels is None else left & ~chosen),
+        learned=rows(left) if labels is None else unlabelled,
         all_labels=labels is None,
     )
 
