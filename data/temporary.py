@@ -109,5 +109,19 @@ def _remove_stale(cache: Path) -> None:
             age = time.time() - folder.stat().st_mtime
         except OSError:  # its owner has just removed it
             continue
-        if age > (KEPT_S if any(folder.glob("shard-*")) else STALE_S):
+        old = age > (KEPT_S if any(folder.glob("shard-*")) else STALE_S)
+        if old and not _is_at_work(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_at_work(folder: Path) -> bool:
+    """Tell whether a process holds the lock of a folder; False if locks do not work here."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+    return False

@@ -346,6 +346,8 @@ def test_a_packing_at_work_is_left_alone(small_shards, cache, tmp_path, decoded)
     fcntl.flock(lock, fcntl.LOCK_EX)
     opened(folder)
     assert len(decoded) == 40
+    os.utime(left, (1, 1))
+    opened(folder, 9)  # another packing, which removes what is old
     assert left.exists()
     os.close(lock)
 
