@@ -38,12 +38,13 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def positions_at(step: int, count: int, batch_size: int, seed: int) -> np.ndarray:
-    """Pick which of `count` images make up `step`: (batch_size,).
+    """Pick which of `count` images make up `step`: int64 (batch_size,).
 
     Each epoch drops its incomplete batch.
     """
     epoch, batch = divmod(step, count // batch_size)
-    return epoch_order(count, seed, epoch)[batch * batch_size : (batch + 1) * batch_size]
+    order = epoch_order(count, seed, epoch)
+    return order[batch * batch_size : (batch + 1) * batch_size].astype(np.int64)
 
 
 @dataclass(frozen=True)

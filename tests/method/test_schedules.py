@@ -74,3 +74,4 @@ def test_the_order_takes_four_bytes_a_photo(count):
     expected = np.random.Generator(np.random.PCG64([3, 7])).permutation(count)
     np.testing.assert_array_equal(order, expected)
     assert order.nbytes == 4 * count
+    assert positions_at(0, count, 1, 3).dtype == np.int64  # of a batch alone: these are indices
