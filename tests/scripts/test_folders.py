@@ -99,7 +99,7 @@ def test_classes_at_goes_with_the_encoder_and_is_a_setting_of_the_run(in_tmp, ca
         ({"cat/1.png": None, "cat/2.png": None, "dog/clip.mov": b"x"},
          ["0 class folders", "all of its photos are in cat", "no photos in dog", "dog/clip.mov"]),
         ({"DSC_1.NEF": b"x", "DSC_2.NEF": b"x"}, ["2 camera RAW files", "export them as JPEG"]),
-        ({"train.zip": b"x", "test1.zip": b"x"}, ["2 archives (test1.zip, train.zip)", "unpack"]),
+        ({"train.7z": b"x", "test1.rar": b"x"}, ["2 archives (test1.rar, train.7z)", "unpack"]),
     ],
 )  # fmt: skip
 def test_a_folder_that_will_not_do_is_told_in_one_sentence(in_tmp, capsys, content, words):
