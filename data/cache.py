@@ -162,21 +162,22 @@ class EarlierPhotos:
         That is: more than half of their photos are among the `places`, and these are more than half
         of the `count` photos of the new one.
         """
-        shared_with_each = np.diff(np.unique(places).searchsorted(self._ends))
         return [
             pack.folder
-            for pack, shared in zip(self._packs, shared_with_each, strict=False)
+            for pack, shared in zip(self._packs, self._shared_with_each(places), strict=False)
             if shared > len(pack.digests) / 2 and shared > count / 2
         ]
 
     def remove_used_leftovers(self, places: np.ndarray) -> None:
         """Remove what stopped packings left, if photos of it are among the `places`."""
-        shared_with_each = np.diff(np.unique(places).searchsorted(self._ends))
-        for leftover, shared in zip(
-            self.leftovers, shared_with_each[len(self._packs) :], strict=True
-        ):
+        of_leftovers = self._shared_with_each(places)[len(self._packs) :]
+        for leftover, shared in zip(self.leftovers, of_leftovers, strict=True):
             if shared:
                 shutil.rmtree(leftover.folder, ignore_errors=True)
+
+    def _shared_with_each(self, places: np.ndarray) -> np.ndarray:
+        """Count the photos of each pack, and of each leftover, that are among the `places`."""
+        return np.diff(np.unique(places).searchsorted(self._ends))
 
 
 class _Places:

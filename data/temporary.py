@@ -77,8 +77,9 @@ def find_leftovers(cache: Path, shape: tuple[int, int], version: int) -> list[Le
     """Find what packings of this stored shape left whose process is gone."""
     found = []
     for folder in sorted(cache.glob(TEMPORARY + "*")):
-        lock = _lock(folder)
-        if lock is None:
+        try:
+            lock = _lock(folder)
+        except OSError:  # its process lives, or locks do not work here
             continue
         whole = read_whole_shards(folder, shape, version)
         if whole is None:
@@ -88,17 +89,18 @@ def find_leftovers(cache: Path, shape: tuple[int, int], version: int) -> list[Le
     return found
 
 
-def _lock(folder: Path) -> int | None:
-    """Lock a folder; None if the process that made it lives, or if locks do not work here."""
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
+def _lock(folder: Path) -> int:
+    """Lock a folder, and give what is to be closed.
+
+    Raises `BlockingIOError` if the process that made it lives, and another `OSError` if it is gone
+    or if locks do not work here.
+    """
+    lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        return None
+        raise
     return lock
 
 
@@ -116,12 +118,8 @@ def _remove_stale(cache: Path) -> None:
 
 def _is_at_work(folder: Path) -> bool:
     """Tell whether a process holds the lock of a folder; False if locks do not work here."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
+    try:
+        os.close(_lock(folder))
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False

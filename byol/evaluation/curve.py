@@ -255,8 +255,7 @@ def plan(
 
 def describe_tested(photos, test: np.ndarray, tested_on: str, byol: Weights) -> dict:
     """Say what the test is, which accuracy is shown, and that of guessing."""
-    counts = np.bincount(photos.labels[test], minlength=len(photos.classes))
-    scores = Scores(np.diag(counts).tolist(), photos.classes)  # of a test without a mistake
+    scores = Scores.of_test(photos.labels[test], photos.classes)
     if scores.warning():
         print(scores.warning(), file=sys.stderr)
     if tested_on == SET_APART and photos.has_names_of(byol.pretrained["data_fingerprint"]):
@@ -265,7 +264,7 @@ def describe_tested(photos, test: np.ndarray, tested_on: str, byol: Weights) -> 
         "tested": len(test),
         "tested_on": tested_on,
         "measure": "balanced accuracy" if scores.uneven else "test accuracy",
-        "chance": 1 / int((counts > 0).sum()) if scores.uneven else scores.chance,
+        "chance": 1 / sum(count > 0 for count in scores.counts) if scores.uneven else scores.chance,
     }
 
 

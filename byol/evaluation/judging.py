@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 from byol.config import REPRESENTATIONS, ClassifierConfig
 from byol.evaluation.labelled import check_labelled, pick_test_images
 from byol.evaluation.linear_and_knn import FeatureBank
@@ -30,8 +28,7 @@ def describe_test(photos, split, config: ClassifierConfig, protocol: Protocol) -
     settings = dataclasses.replace(config, labels=protocol.count)
     check_labelled(settings, photos, split, least=2)
     tested_on, rows = pick_test_images(photos, split)
-    counts = torch.bincount(torch.from_numpy(photos.labels[rows]), minlength=len(photos.classes))
-    scores = Scores(torch.diag(counts).tolist(), photos.classes)  # of a test without a mistake
+    scores = Scores.of_test(photos.labels[rows], photos.classes)
     if scores.warning():
         print(f"{scores.warning()} ({protocol.labels} labels)", file=sys.stderr)
     chance = f", {100 * scores.chance:.1f} % of the largest class" if scores.uneven else ""
