@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         "times_packing_and_forward": round(
             medians["predict"] / (medians["packing"] + medians["bare_forward"]), 3
         ),
-        **{f"seconds_{name}": round(value, 2) for name, value in medians.items()},
+        **{f"seconds_{name}": round(value, 4) for name, value in medians.items()},
         "peak_gib_of_predict": round(peak / 2**30, 2),
         "photos": count,
         "image_size": classifier.settings["image_size"],
