@@ -3,15 +3,18 @@
     python export.py runs/classifier-byol-frozen/classifier.pt --out model.onnx
     python export.py byol.pt --out encoder.onnx             # features
     python export.py classifier.pt --format torch           # torch.export: classifier.pt2
+    python export.py classifier.pt --format half --out small.pt    # for this project, half the size
 
 The model takes RGB images in 0..1 and normalises them itself. A classifier gives probabilities, an
 encoder features. The metadata of the file say how to resize, and name the classes. Before anything
-is written, the outputs are compared with those of the weights.
+is written, the outputs are compared with those of the weights. `half` is what the project's other
+scripts read, with filters and matrices in float16.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import io
 import json
@@ -31,10 +34,12 @@ from byol.evaluation.portable import Portable
 from byol.files import write_atomically
 from byol.hardware.small_maps import up_to
 from byol.progress import say
+from byol.run import checkpoint
 from byol.run.checkpoint import check_writable
 
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "half": ".half.pt"}
 CLOSE, CLOSE_LOGARITHMS = 1e-4, 1e-2
+CLOSE_IN_HALF = 1e-2  # of a probability, or of the largest feature
 LEAST = 1e-30  # of what a logarithm is taken: float32 ends a little below
 INPUT = "images"
 
@@ -55,6 +60,9 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- write it in memory, compare, then to the disk: whole or not at all
     model = Portable(args.weights)
+    if kind == "half":
+        write_half(args.weights, model, out)
+        return
     with quietly():
         blob = (to_onnx if kind == "onnx" else to_torch)(model)
     run, by = (runner_of_onnx if kind == "onnx" else runner_of_torch)(blob)
@@ -73,10 +81,47 @@ def read_flags(argv: list[str] | None):
     add = parser.add_argument
     add("weights", metavar="FILE", help="classifier.pt or byol.pt")
     add("--out", metavar="FILE", help="file to write [the name of the weights, .onnx or .pt2]")
-    add("--format", choices=list(SUFFIXES), metavar="X", help="onnx, or torch for torch.export "
-        "[torch if --out ends in .pt2, else onnx]")  # fmt: skip
+    add(
+        "--format",
+        choices=list(SUFFIXES),
+        metavar="X",
+        help="onnx, torch for torch.export, or "
+        "half for this project, in half precision [torch if --out ends in .pt2, else onnx]",
+    )
     add("--overwrite", action="store_true", help="replace the file if it is there")
     return parser.parse_args(argv)
+
+
+def write_half(path: str, model: Portable, out: Path) -> None:
+    """Write the checkpoint `path` again with filters and matrices in float16, as any is read.
+
+    Biases, BatchNorm and its statistics stay as they are. Raises `UserError` if the outputs of
+    `model`, which is of the same file, would change.
+    """
+    small = copy.deepcopy(model)
+    for weight in small.parameters():
+        weight.copy_(halved(weight))
+    (images,) = example(model, 16)
+    with torch.no_grad():
+        want, got = model(images), small(images)
+    apart = ((got - want).abs().max() / want.abs().max()).item()
+    if not apart <= CLOSE_IN_HALF:
+        raise UserError(
+            f"in half precision the outputs would be {apart:.1g} apart, so the file was not "
+            "written; try --format torch"
+        )
+    say(f"checked: outputs at most {apart:.1g} apart")
+    content = checkpoint.load_any(path)
+    for part in {"encoder", "head"} & content.keys():
+        content[part] = {name: halved(value) for name, value in content[part].items()}
+    kind = content.pop("kind")
+    checkpoint.save(out, kind, content)
+    megabytes = out.stat().st_size / 1e6
+    print(f"wrote {printable(shlex.quote(str(out)))}: {kind} in half precision, {megabytes:.1f} MB")
+
+
+def halved(value: Tensor) -> Tensor:
+    return value.half() if value.ndim > 1 else value
 
 
 def check_onnx() -> None:

@@ -200,6 +200,39 @@ def test_probabilities_of_0_and_1_hide_no_fault():
         export.compare(model, other)
 
 
+def test_half_precision_is_read_as_any_file_and_gives_nearly_the_same(capsys):
+    write_classifier("c.pt", BLOCKS, temperature=2.0)
+    assert export.main(["c.pt", "--format", "half"]) == 0
+    assert "wrote c.half.pt: byol-classifier in half precision" in capsys.readouterr().out
+    whole, half = (torch.load(path, weights_only=True) for path in ("c.pt", "c.half.pt"))
+    for part in ("encoder", "head"):
+        for name, value in whole[part].items():
+            want = value.to(torch.float16) if value.ndim > 1 else value
+            assert half[part][name].dtype == want.dtype
+            assert torch.equal(half[part][name], want)
+    assert all(half[key] == whole[key] for key in whole.keys() - {"encoder", "head"})
+    exact, near = Portable("c.pt")(images(32)), Portable("c.half.pt")(images(32))
+    assert 0 < (exact - near).abs().max() < 5e-3  # probabilities
+    assert all(weight.dtype == torch.float32 for weight in Portable("c.half.pt").parameters())
+
+
+def test_an_encoder_in_half_precision_begins_a_classifier():
+    write_encoder("e.pt")
+    assert export.main(["e.pt", "--format", "half", "--out", "small/e.pt"]) == 0
+    assert checkpoint.load_encoder(checkpoint.load_pretrained("small/e.pt"), "e").training
+
+
+def test_weights_beyond_half_precision_are_refused_and_nothing_is_written(capsys):
+    write_encoder("e.pt")
+    content = torch.load("e.pt", weights_only=True)
+    content["encoder"]["conv1.weight"] *= 1e7  # BatchNorm after it takes the factor away
+    content["encoder"]["bn1.running_mean"] *= 1e7
+    content["encoder"]["bn1.running_var"] *= 1e14
+    torch.save(content, "e.pt")
+    fails(capsys, export.main(["e.pt", "--format", "half"]), "half precision", "--format")
+    assert not Path("e.half.pt").exists()
+
+
 def test_without_onnx_it_is_one_sentence(capsys, monkeypatch):
     write_encoder("byol.pt")
     for missing in ("onnx", "onnxscript"):
