@@ -34,7 +34,7 @@ from byol.evaluation.protocol import (
 from byol.evaluation.scores import Scores
 from byol.evaluation.worth import judge_worth
 from byol.files import write_json
-from byol.progress import say
+from byol.progress import about_time, say
 
 COUNTS = ["10", "25", "50", "100", "250", "1000", "all"]
 TEST_PARTS = 5  # one of so many parts of the labelled photos is the test, if there is none
@@ -287,15 +287,6 @@ def describe_plan(tasks: list[Task], results: Results, test: np.ndarray, seconds
         f"to do       {len(left) - len(trained)} linear evaluations, {len(trained)} trainings of "
         f"{images:,} images in all: {time}; {len(tasks) - len(left)} results are there"
     )
-
-
-def about_time(seconds: float) -> str:
-    """Write a rough time."""
-    if seconds < 60:
-        return "less than a minute"
-    if seconds > 2 * 3600:
-        return f"about {seconds / 3600:.0f} hours"
-    return f"about {math.ceil(seconds / 60)} minutes"
 
 
 # ---- how it is judged

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from byol.config import GROUPS, modern_settings
 from byol.files import write_atomically
+from byol.progress import duration
 from byol.report.gallery import Shown
 from byol.report.html import commands, document, facts, figure, paragraph, table, text
 from byol.report.parts import Part
@@ -193,13 +194,6 @@ def moment(written: str) -> str:
         return f"{datetime.datetime.fromisoformat(written):%Y-%m-%d %H:%M %Z}".strip()
     except ValueError:
         return written
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as nobody would say them more exactly."""
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 # ---- settings

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from byol.hardware.device import peak_bytes
-from byol.progress import say, silent
+from byol.progress import about_time, say, silent
 
 FORECAST_FROM, FORECAST_AT = 5, 20  # steps: the first ones are slow
 
@@ -55,21 +55,7 @@ class Forecast:
         end = datetime.datetime.now() + datetime.timedelta(seconds=left)
         when = f"{end:%H:%M}" if left < 12 * 3600 else f"{end:%A, %H:%M}"
         memory = peak_bytes(self.device) / 2**30
-        text = f"forecast    {_about(left)}, {when}; so far at most {memory:.1f} GiB of memory"
+        text = f"forecast    {about_time(left)}, {when}; so far at most {memory:.1f} GiB of memory"
         on_terminal = sys.stderr.isatty()  # where a bar gives way to the line
         with tqdm.external_write_mode(sys.stderr) if on_terminal else contextlib.nullcontext():
             self.say(text)
-
-
-def _about(seconds: float) -> str:
-    """Write seconds as nobody would say them more exactly."""
-    if seconds < 60:
-        return "less than a minute"
-    if seconds > 2 * 3600:
-        return f"about {seconds / 3600:.1f} hours"
-    return "about a minute" if seconds < 90 else f"about {seconds / 60:.0f} minutes"
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as minutes, or as hours."""
-    return f"{seconds / 3600:.1f} hours" if seconds > 2 * 3600 else f"{seconds / 60:.1f} minutes"

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from byol.errors import UserError
 from byol.hardware.device import peak_bytes, read_later
 from byol.hardware.step import LossScaler
+from byol.progress import duration
 from byol.run.checkpoint import all_finite
 from byol.run.folder import LAST, PREVIOUS
-from byol.run.forecast import Forecast, duration, progress
+from byol.run.forecast import Forecast, progress
 from byol.run.metrics import HEALTH, MetricsFile, read_jsonl
 from byol.schedules import Schedule
 

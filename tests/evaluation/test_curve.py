@@ -23,6 +23,7 @@ from byol.evaluation.features import FeatureExtractor, Standardise
 from byol.evaluation.linear_and_knn import fit_linear
 from byol.evaluation.protocol import read_protocols
 from byol.evaluation.worth import judge_worth, two_digits, worth
+from byol.progress import about_time
 from byol.report import label_curve
 from byol.report.parts import left_by_evaluate
 from byol.report.pictures import plt, save_picture
@@ -154,11 +155,11 @@ def test_counts_without_enough_labels_are_left_out_and_named():
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(59, "less than a minute"), (61, "about 2 minutes"), (7000, "about 117 minutes"),
-     (10_800, "about 3 hours")],
+    [(59, "less than a minute"), (61, "about a minute"), (7000, "about 117 minutes"),
+     (10_800, "about 3.0 hours")],
 )  # fmt: skip
 def test_the_forecast_is_rough(seconds, told):
-    assert curve.about_time(seconds) == told
+    assert about_time(seconds) == told
 
 
 def test_without_a_count_that_fits_there_is_an_error():

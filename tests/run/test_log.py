@@ -308,9 +308,9 @@ def test_the_summary_counts_the_steps_of_this_process(tiny, clock):
         training.then = dict.fromkeys(range(9), ten_seconds_pass)
         training.train()
     # 24 images in a minute
-    assert training.log.summary().startswith("1.0 minutes, 0 images/s, at most ")
+    assert training.log.summary().startswith("60 seconds, 0 images/s, at most ")
     clock.now -= 59.0
-    assert training.log.summary().startswith("0.0 minutes, 24 images/s, at most ")
+    assert training.log.summary().startswith("1 seconds, 24 images/s, at most ")
 
 
 # ---- classifiers
