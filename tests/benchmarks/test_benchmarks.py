@@ -1,7 +1,10 @@
 """The benchmarks run, and their figures agree with each other and with what is known."""
 
+import contextlib
 import importlib.util
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 import predict
 import train_byol
+import train_classifier
 from benchmarks import (
     augment,
     evaluation,
@@ -17,6 +21,7 @@ from benchmarks import (
     peers,
     prediction,
     scale,
+    speedrun,
     step_parts,
     step_variants,
 )
@@ -180,6 +185,107 @@ def test_scale_trains_with_flags_that_there_are(monkeypatch):
     monkeypatch.chdir(ROOT)
     config, _ = parse(PretrainConfig, scale.TRAINING.split())
     assert (config.optimizer, config.losses, config.view_side) == ("sgd", "classic", 32)
+
+
+# ---- the race
+
+TINY_RACE = ("--batch-size 8 --hidden-dim 16 --projection-dim 8 "
+             "--labels 8 --holdout 8 --amp off --health-every 0")  # fmt: skip
+
+
+@pytest.fixture
+def scripts_here(monkeypatch) -> list[list[str]]:
+    """The scripts of a race run in this process: the commands, in order."""
+    commands, mains = [], {"train_byol.py": train_byol, "train_classifier.py": train_classifier}
+    run = subprocess.run
+
+    def run_here(command, **options):
+        if command[0] == "git":
+            return run(command, **options)
+        assert options == {"stdout": 2}  # nothing of them is among the results
+        commands.append(command[1:])
+        with contextlib.redirect_stdout(sys.stderr):
+            code = mains[Path(command[1]).name].main(command[2:])
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(speedrun.subprocess, "run", run_here)
+    return commands
+
+
+def test_a_race_trains_the_recipe_and_tests_on_photos_that_nothing_saw(
+    photos, in_tmp, few_layers, run, scripts_here
+):
+    flags = ["--data", photos / "train", *TINY_RACE.split(), "--epochs", "2"]
+    result = run(speedrun, *flags)
+    pretrained, classified = (
+        json.loads((in_tmp / "runs" / "speedrun" / part / "config.json").read_text())
+        for part in ("byol", "classifier")
+    )
+    assert (pretrained["view_size"], pretrained["warmup_epochs"]) == (32, 0.5)  # the 64 px recipe
+    assert pretrained["losses"] == "multi"
+    assert (pretrained["init"], pretrained["epochs"], pretrained["batch_size"]) == ("random", 2, 8)
+    assert (classified["freeze"], classified["representation"]) == (True, "combined")
+    for config in (pretrained, classified):
+        assert (config["labels"], config["holdout"], config["split_seed"]) == (8, 8, 0)
+        assert config["image_size"] == 64
+    assert (result["labels"], result["tested_on"].split(" (")[0]) == (8, "8 images")
+    assert result["test_accuracy"] in [n / 8 for n in range(9)]
+    assert result["reached_80"] == (result["test_accuracy"] >= 0.8)
+    parts = result["minutes_pretraining"] + result["minutes_classifier"]
+    assert result["minutes"] == pytest.approx(parts, abs=0.011)
+    assert (result["epochs"], result["threads"]) == (2, 1)
+    assert {"processor", "cores", "device", "load_before"} <= result.keys()
+
+    # what was raced stays, unless it is said
+    assert speedrun.main([*map(str, flags)]) == 2
+    assert len(scripts_here) == 2
+    again = run(speedrun, *flags, "--overwrite", "--seed", "1")
+    assert (again["seed"], again["test_accuracy"] in [n / 8 for n in range(9)]) == (1, True)
+
+
+def test_a_race_with_other_weights_or_labels_does_not_begin(in_tmp, scripts_here, capsys):
+    (in_tmp / "own.toml").write_text('[pretrain]\ninit = "imagenet"\n')
+    for flags, named in (
+        (["--init", "imagenet"], "--init"),
+        (["--config", "own.toml"], "--init"),
+        (["--split-seed", "3"], "--split-seed"),
+        (["--resume"], "--resume"),
+        (["--out", "byol.pt"], "--out"),
+        (["--epoch", "3"], "--epochs"),
+    ):
+        assert speedrun.main(flags) == 2
+        assert named in capsys.readouterr().err
+    assert scripts_here == []
+    assert list(in_tmp.iterdir()) == [in_tmp / "own.toml"]
+
+
+def test_a_race_whose_script_fails_ends_with_its_code(photos, in_tmp, monkeypatch, capsys):
+    commands = []
+
+    def fail(command, **options):
+        commands.append(Path(command[1]).name)
+        return subprocess.CompletedProcess(command, 143)
+
+    monkeypatch.setattr(speedrun.subprocess, "run", fail)
+    with pytest.raises(SystemExit) as stopped:
+        speedrun.main(["--data", str(photos / "train"), *TINY_RACE.split()])
+    assert stopped.value.code == 143
+    assert (commands, capsys.readouterr().out) == (["train_byol.py"], "")
+
+
+@pytest.mark.slow
+def test_a_race_in_processes_of_their_own(photos, in_tmp, root):
+    """As on the command line: one line on stdout, and all else on stderr."""
+    command = [sys.executable, "-m", "benchmarks.speedrun", "--data", photos / "train"]
+    command += [*TINY_RACE.split(), "--epochs", "1", "--runs", in_tmp / "race"]
+    done = subprocess.run(
+        [*map(str, command)], cwd=root, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    result = json.loads(line)
+    assert 0 < result["minutes_classifier"] < result["minutes"] < 10
+    assert "wrote " in done.stderr
+    assert (in_tmp / "race" / "classifier" / "classifier.pt").exists()
 
 
 def test_peers_races_the_papers_views_and_one_loss_with_sgd(
