@@ -118,7 +118,12 @@ def time_script(name: str, *flags: str | Path) -> float:
     What it prints goes to stderr. If it fails, this process ends with its exit code.
     """
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, str(ROOT / name), *map(str, flags)], stdout=2)
+    script = [sys.executable, str(ROOT / name), *map(str, flags)]
+    try:
+        done = subprocess.run(script, stdout=2)
+    except KeyboardInterrupt:
+        told = "a race that was stopped does not count; --overwrite begins another"
+        raise KeyboardInterrupt(told) from None
     if done.returncode:
         sys.exit(done.returncode)
     return time.perf_counter() - began

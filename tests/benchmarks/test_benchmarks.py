@@ -273,6 +273,17 @@ def test_a_race_whose_script_fails_ends_with_its_code(photos, in_tmp, monkeypatc
     assert (commands, capsys.readouterr().out) == (["train_byol.py"], "")
 
 
+def test_a_race_that_is_stopped_says_how_to_begin_another(photos, in_tmp, monkeypatch, capsys):
+    def stop(command, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speedrun.subprocess, "run", stop)
+    assert speedrun.main(["--data", str(photos / "train"), *TINY_RACE.split()]) == 130
+    said = capsys.readouterr()
+    assert "--overwrite" in said.err
+    assert said.out == ""
+
+
 @pytest.mark.slow
 def test_a_race_in_processes_of_their_own(photos, in_tmp, root):
     """As on the command line: one line on stdout, and all else on stderr."""
