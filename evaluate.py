@@ -25,12 +25,13 @@ import numpy as np
 import torch
 
 import train_classifier
-from byol.command_line import Parser, command, parse
+from byol.command_line import Parser, command_for_several, parse
 from byol.config import AMP, REPRESENTATIONS, ClassifierConfig
 from byol.encoder import check_inner_blocks
 from byol.errors import Stopped, UserError, note, printable
 from byol.evaluation import curve, judging
 from byol.evaluation.classifier_run import take_split
+from byol.evaluation.features import share_features
 from byol.evaluation.labelled import check_classes
 from byol.evaluation.protocol import (
     Protocol,
@@ -43,7 +44,9 @@ from byol.evaluation.protocol import (
     read_given,
     read_protocols,
 )
+from byol.hardware import distributed
 from byol.hardware.device import describe, set_up
+from byol.hardware.distributed import is_first
 from byol.progress import say, silent
 from byol.report import label_curve, table, table_files
 from byol.run.about import current_command
@@ -58,10 +61,12 @@ TO_CLASSIFIER = (  # flags that are settings of train_classifier.py
 )
 
 
-@command
+@command_for_several
 def main(argv: list[str] | None = None) -> None:
     # ---- what to judge, and how
     args = read_flags(argv)
+    if args.fine_tune:
+        distributed.refuse_several("evaluate.py without --frozen-only takes one process")
     protocols = read_what(args)
     config, given = parse(ClassifierConfig, flags_for_classifier(args))
     device, amp = set_up(config.device, config.amp)
@@ -72,10 +77,15 @@ def main(argv: list[str] | None = None) -> None:
     imagenet = find_imagenet(config) if args.curve is not None else []
     judged += read_given(list(dict.fromkeys([*args.init, *imagenet])), judged[0])
 
-    out = make_folder(args.out, "--out")
-    _lock = lock_run_folder(out, "--out")  # until main ends
-    clear_half_written(out)
-    photos = open_photos(**config.reading, progress=not silent())
+    if is_first():
+        out = make_folder(args.out, "--out")
+        _lock = lock_run_folder(out, "--out")  # until main ends
+        clear_half_written(out)
+    photos = distributed.one_after_another(
+        lambda: open_photos(**config.reading, progress=not silent())
+    )
+    if not share_features(photos, device, amp):
+        return  # a helper of the first process
     take_split(config, judged[0].pretrained, photos, given)  # that of all is that of the first
     config = dataclasses.replace(config, init="random")
     random = Weights("random", config)

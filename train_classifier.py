@@ -19,16 +19,17 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from byol.command_line import command, parse
+from byol.command_line import command_for_several, parse
 from byol.config import ClassifierConfig
 from byol.encoder import check_inner_blocks
 from byol.errors import Stopped, printable
 from byol.evaluation.classifier import Classifier, some_rows
 from byol.evaluation.classifier_run import ClassifierRun, take_settings, take_split
-from byol.evaluation.features import confusion_matrix
+from byol.evaluation.features import confusion_matrix, share_features
 from byol.evaluation.folds import Silent
 from byol.evaluation.labelled import Labelled, check_classes, class_weights
 from byol.evaluation.scores import Scores
+from byol.hardware import distributed
 from byol.hardware.batches import Batches
 from byol.hardware.device import describe, set_up, to_device
 from byol.hardware.step import LossScaler, prepare
@@ -42,16 +43,22 @@ from byol.views.augment import Augment
 from data import make_split, open_photos
 
 
-@command
+@command_for_several
 def main(argv: list[str] | None = None) -> None:
     config, flags = parse(ClassifierConfig, argv, __doc__)
+    if not config.freeze:
+        distributed.refuse_several("train_classifier.py without --freeze takes one process")
     pretrained = read_start(config)
     if pretrained:
         take_settings(config, pretrained, flags)
         checkpoint.load_encoder(pretrained, config.init)  # raises before the photos are packed
     check_inner_blocks(config.blocks, config.arch, config.stem, config.image_size)
-    photos = open_photos(**config.reading, progress=not silent())
+    photos = distributed.one_after_another(
+        lambda: open_photos(**config.reading, progress=not silent())
+    )
     take_split(config, pretrained, photos, flags)
+    if not share_features(photos, *set_up(config.device, config.amp, config.deterministic)):
+        return  # a helper of the first process
     try:
         for seed in range(config.seed, config.seed + config.seeds):
             train(dataclasses.replace(config, seed=seed), pretrained, photos)

@@ -117,7 +117,7 @@ def build_parser(config_class, hints: dict, description: str | None, every: bool
             options["help"] = _help(f) if shown else argparse.SUPPRESS
             if hints[f.name] is bool:
                 options["action"] = argparse.BooleanOptionalAction
-                if f.name == "resume" and config_class is PretrainConfig:
+                if f.name == "resume":
                     options["action"] = _Resume
             elif typing.get_origin(hints[f.name]) is list:
                 options |= {"nargs": "+", "metavar": "X"}
@@ -271,9 +271,9 @@ def command(
 
     def finish(argv: list[str] | None, errors: Output) -> int:
         try:
-            if distributed.count() > 1 and not several:
+            if not several:
                 script = Path(main.__code__.co_filename).name
-                raise UserError(f"{script} takes one process: start it by python, not by torchrun")
+                distributed.refuse_several(f"{script} takes one process")
             with running(main.__code__.co_filename, argv):
                 main(argv)
             distributed.leave()

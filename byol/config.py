@@ -395,7 +395,10 @@ class ClassifierConfig(Shared):
         "run folder (default: below --runs, classifier-{random,byol,imagenet,FILE}-{full,frozen}, "
         "then -combined and -seedN if they apply)",
     )
-    resume: bool = option(False, "saving", "keep finished runs, and go on with a stopped one")
+    resume: bool = option(
+        False, "saving", "keep finished runs, and go on with a stopped one; --resume auto says the "
+        "same",
+    )  # fmt: skip
     overwrite: bool = option(
         False, "saving", "replace a stopped run, or a finished one of other settings"
     )

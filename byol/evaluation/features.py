@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import sys
 from collections.abc import Sequence
 
@@ -12,9 +14,11 @@ from tqdm import tqdm
 
 from byol.encoder import Encoder
 from byol.errors import UserError
+from byol.hardware import distributed
 from byol.hardware.batches import gather
 from byol.hardware.device import autocast
-from byol.progress import silent
+from byol.hardware.distributed import Helpers, is_first
+from byol.progress import say, silent
 from byol.views.augment import central_view
 
 BATCH = 256  # images at a time
@@ -52,7 +56,35 @@ class FeatureExtractor:
         The encoder, which is on the device, runs in evaluation mode: each feature depends on its
         own image alone, and BatchNorm's statistics stay as they are. Its mode is put back
         afterwards. Raises `UserError` if a feature is not a finite number; `what` names them.
+
+        If this process has helpers (`share_features`), each computes its share.
         """
+        if Helpers.current and len(rows) > BATCH:
+            features = self.of_shares(encoder, photos, shares_of(rows), what)
+        else:
+            features = self.of_rows(encoder, photos, rows, what)
+        self.check_finite(features, what)
+        return features
+
+    def of_shares(self, encoder: Encoder, photos, shares: list[np.ndarray], what: str) -> Tensor:
+        """Compute features (N, width) of the rows of all shares, with the helpers of this process.
+
+        shares: rows for each process, N in all.
+        """
+        helpers = Helpers.current
+        helpers.send((self, copy.deepcopy(encoder).cpu(), shares, what))
+        width = sum(encoder.widths(self.inner_blocks).values())
+        features = torch.empty(sum(map(len, shares)), width)
+        first, *others = features.split([len(share) for share in shares])
+        first.copy_(self.of_rows(encoder, photos, shares[0], what))
+        for number, part in enumerate(others, 1):
+            if len(part):
+                helpers.take(part, number)
+        return features.to(self.device)
+
+    @torch.no_grad()
+    def of_rows(self, encoder: Encoder, photos, rows: np.ndarray, what: str) -> Tensor:
+        """Compute features (len(rows), width) as a call does, alone and unchecked."""
         was_training = encoder.training
         encoder.eval()
         width = sum(encoder.widths(self.inner_blocks).values())
@@ -73,7 +105,6 @@ class FeatureExtractor:
                 features[at : at + len(some)] = self.of_batch(encoder, images, photos.sizes[some])
                 bar.update(len(some))
         encoder.train(was_training)
-        self.check_finite(features, what)
         return features
 
     @torch.no_grad()
@@ -95,6 +126,35 @@ class FeatureExtractor:
                 f"the encoder gives {what} that are not finite numbers; give other weights, or a "
                 f"lower rate where they were trained{hint}"
             )
+
+
+def share_features(photos, device: torch.device, amp: torch.dtype | None) -> bool:
+    """Let the processes of torchrun compute the features that the first one asks for, in shares.
+
+    True in the first process, which goes on with its script. In the others False, when it has
+    ended; their work is done then. Without torchrun there is the first process alone. Raises
+    `UserError` if the photos of another machine differ.
+    """
+    facts = {"images": photos.fingerprint, "size of the images": photos.shape}
+    distributed.join(device, {**facts, "precision": str(amp)})
+    Helpers.begin()
+    if is_first():
+        if Helpers.current:
+            say(f"features    computed in shares by {distributed.count()} processes")
+        return True
+    for extract, encoder, shares, what in Helpers.current.jobs():
+        if len(own := shares[distributed.rank()]):
+            extract.device = device
+            features = extract.of_rows(encoder.to(device), photos, own, what)
+            Helpers.current.give(features.cpu())
+    return False
+
+
+def shares_of(rows: np.ndarray) -> list[np.ndarray]:
+    """Part `rows` among the processes, in whole batches: a batch is that of one process."""
+    batches, count = math.ceil(len(rows) / BATCH), distributed.count()
+    ends = [BATCH * math.ceil(batches * number / count) for number in range(1, count)]
+    return np.split(rows, ends)
 
 
 def combine(encoder: Encoder, images: Tensor, inner_blocks: dict[str, int]) -> Tensor:

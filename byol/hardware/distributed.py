@@ -2,7 +2,8 @@
 
 Each process takes its share of every batch, and together they compute the step of one process:
 BatchNorm sees the whole batch (byol/hardware/global_batchnorm.py), and gradients are averaged.
-The process of rank 0 writes. With one process nothing here does anything.
+The process of rank 0 writes. With one process nothing here does anything. Or the others help the
+first one, which does all but what it asks of them (`Helpers`).
 
 torchrun tells each process its rank, and how many there are, in environment variables. A store of
 keys joins them from the start. The process group exists from `join` on.
@@ -40,8 +41,8 @@ PATIENCE = 2.0  # seconds to wait before that is said
 GRACE = 5.0  # seconds to end in order after another process has ended
 FAILED = "failed"  # a key: a process has ended with an error
 LOST = (
-    "another process of this run has ended, so this one ends too; the same command with --resume "
-    "auto goes on"
+    "another process of this run has ended, so this one ends too; give the same command again: a "
+    "training goes on with --resume auto"
 )
 
 
@@ -240,9 +241,9 @@ def _average_bucket(bucket: list[Tensor]) -> None:
 def highest(*numbers: int) -> list[int]:
     """Give the highest of each number over all processes: what one of them wants, all do.
 
-    The hosts do this among themselves, so no GPU waits.
+    The hosts do this among themselves, so no GPU waits. A process with helpers decides alone.
     """
-    if count() == 1:
+    if count() == 1 or Helpers.current:
         return list(numbers)
     highest = torch.tensor(numbers, dtype=torch.int64)
     with ending_with_others():
@@ -273,7 +274,7 @@ def take_over(step: int, parts: dict) -> int:
 
     parts: what has `state_dict` and `load_state_dict`, on this process's device.
     """
-    if count() == 1:
+    if count() == 1 or Helpers.current:
         return step
     buffer = io.BytesIO()
     if is_first():
@@ -287,6 +288,56 @@ def take_over(step: int, parts: dict) -> int:
         for name, part in parts.items():
             part.load_state_dict(state[name])
     return step
+
+
+class Helpers:
+    """The processes beside the first one, if they help it: each does its part of a job.
+
+    They wait for its jobs until it leaves, for days if need be. It does all else alone.
+    """
+
+    current: Helpers | None = None
+
+    def __init__(self):
+        self.group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=365))
+
+    @classmethod
+    def begin(cls) -> None:
+        """Let all processes but the first be helpers from now on."""
+        if count() > 1:
+            cls.current = cls()
+
+    @classmethod
+    def dismiss(cls) -> None:
+        """Let no process be a helper any more."""
+        if cls.current and is_first():
+            cls.current.send(None)
+        cls.current = None
+
+    def send(self, job: object) -> None:
+        """Give all helpers a job, which is pickled. The first process does this."""
+        with ending_with_others():
+            dist.broadcast_object_list([job], src=0, group=self.group)
+
+    def jobs(self) -> Iterator:
+        """Yield the jobs of the first process to a helper, until it is dismissed."""
+        while True:
+            job = [None]
+            with ending_with_others():
+                dist.broadcast_object_list(job, src=0, group=self.group)
+            if job[0] is None:
+                return
+            yield job[0]
+
+    def give(self, result: Tensor) -> None:
+        """Give the first process the result of a job, which lies in the host's memory."""
+        with ending_with_others():
+            dist.send(result, dst=0, group=self.group)
+
+    def take(self, result: Tensor, helper: int) -> None:
+        """Put the result of the helper of this rank into `result`. The first process does this."""
+        with ending_with_others():
+            dist.recv(result, src=helper, group=self.group)
 
 
 class Watch:
@@ -339,15 +390,26 @@ def is_first_to_tell() -> bool:
     if count() == 1:
         return True
     try:
+        is_first_one = store().add(f"told/{machine()}", 1) == 1
         store().set(FAILED, "")
-        return store().add(f"told/{machine()}", 1) == 1
+        return is_first_one
     except (RuntimeError, UserError):  # the store is gone, or was never there
         return True
+
+
+def refuse_several(why: str) -> None:
+    """Raise `UserError` if there are several processes. The first one tells why."""
+    if count() == 1:
+        return
+    while not (is_first() or _are_there([FAILED])):
+        time.sleep(0.05)
+    raise UserError(f"{why}: start it by python, not by torchrun")
 
 
 def leave() -> None:
     """Leave the process group, when all is done in all processes."""
     if count() > 1 and dist.is_initialized():
+        Helpers.dismiss()
         meet()
         Watch.current.end()
         dist.destroy_process_group()

@@ -1,16 +1,26 @@
 """Frozen features and the linear head on them."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from photo_files import stored
+from several import in_processes
 from torch import nn
 
 from byol.encoder import Encoder
 from byol.errors import UserError
-from byol.evaluation.features import FeatureExtractor, RunningStandardise, Standardise, accuracy
+from byol.evaluation.features import (
+    FeatureExtractor,
+    RunningStandardise,
+    Standardise,
+    accuracy,
+    share_features,
+    shares_of,
+)
+from byol.hardware import distributed
 from byol.views.augment import central_view
 
 VIEW = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -61,6 +71,47 @@ def test_features_that_are_not_finite_are_one_sentence(photos):
     nn.init.constant_(encoder.bn1.weight, 3e38)
     with pytest.raises(UserError, match="the encoder gives test images that are not finite numb"):
         EXTRACT(encoder, photos, np.arange(3), what="test images")
+
+
+def extract_shared(encoder, photos, all_rows):
+    """What a process of several gives: the first one features, the others nothing."""
+    found = []
+    if share_features(photos, torch.device("cpu"), None):
+        found = [EXTRACT(encoder, photos, rows) for rows in all_rows]
+    distributed.leave()
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the processes are forked")
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_several_processes_give_the_features_of_one_to_the_bit(photos, monkeypatch, count):
+    """Also of fewer photos than processes, with an encoder that learns between two calls."""
+    monkeypatch.setattr("byol.evaluation.features.BATCH", 2)
+    photos.fingerprint, photos.shape = "of these", (40, 40)
+    of_one = FeatureExtractor.of_rows
+
+    def seldom(self, encoder, photos, rows, what):
+        assert len(rows) <= 2 * -(-6 // count) or distributed.count() == 1  # a share of 12
+        return of_one(self, encoder, photos, rows, what)
+
+    monkeypatch.setattr(FeatureExtractor, "of_rows", seldom)
+    all_rows = [np.arange(12), np.arange(11)[::-1], np.array([5, 0, 3]), np.array([7])]
+    encoder = Encoder().train()
+    expected = [EXTRACT(encoder, photos, rows) for rows in all_rows]
+    first, *others = in_processes(count, extract_shared, encoder, photos, all_rows)
+    assert all(map(torch.equal, first, expected))
+    assert len(first) == len(expected)
+    assert others == [[]] * (count - 1)
+
+
+def test_shares_are_whole_batches_in_the_order_of_the_rows(monkeypatch):
+    monkeypatch.setattr("byol.evaluation.features.BATCH", 4)
+    for variable in distributed.VARIABLES:
+        monkeypatch.setenv(variable, "3")
+    for number, lengths in ((0, [0, 0, 0]), (3, [3, 0, 0]), (9, [4, 4, 1]), (17, [8, 8, 1])):
+        shares = shares_of(np.arange(number))
+        assert [len(share) for share in shares] == lengths
+        assert np.array_equal(np.concatenate(shares), np.arange(number))
 
 
 def test_standardised_features_have_mean_0_and_deviation_1_and_fold_into_the_head():

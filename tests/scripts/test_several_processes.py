@@ -1,14 +1,24 @@
-"""`train_byol.py` as several processes: the steps, the files and the decisions of one."""
+"""Scripts as several processes: the steps, the features, the files and the decisions of one."""
 
+import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from narrow_encoder import evaluate_fast, write_encoder
 from several import exact, in_processes
 
+import evaluate
+import explore
+import export
+import plot_losses
+import predict
+from byol.evaluation.features import FeatureExtractor
+from byol.hardware.distributed import Helpers
 from byol.method import BYOL
 from byol.run.checkpoint import TRAINING, load
 from byol.run.metrics import read_jsonl
@@ -180,8 +190,159 @@ def test_what_is_wrong_is_told_once(run, capfd, flags, told):
     assert not Path("wrong.pt").exists()
 
 
-def test_a_classifier_takes_one_process(classify, photos, capfd):
+# ---- features in shares ----
+
+FROZEN = ["--init", "random", "--freeze", "--folds", "2"]
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Features of 5 photos at a time, so that there are shares."""
+    monkeypatch.setattr("byol.evaluation.features.BATCH", 5)
+
+
+@pytest.fixture
+def judge(photos, narrow_encoder, small_batches, monkeypatch):
+    """Judge two encoders, frozen: the exit code of evaluate.py."""
+    evaluate_fast(monkeypatch)
+    for name, seed in (("a.pt", 1), ("b.pt", 2)):
+        write_encoder(name, photos, seed=seed)
+    flags = ["--labels", "8", "all", "--seeds", "2", "--device", "cpu", "--amp", "off"]
+    return lambda *more: evaluate.main(["a.pt", "b.pt", *flags, *more])
+
+
+def without_times(path: str | Path) -> dict:
+    """Read JSON without what differs from run to run."""
+    content = json.loads(Path(path).read_text())
+    for name in ("seconds", "seconds_frozen", "command", "about", "images_per_second", "config"):
+        content.pop(name, None)
+    return content
+
+
+def test_a_frozen_classifier_of_several_processes_is_that_of_one(
+    classify, photos, narrow_encoder, small_batches, capfd
+):
+    """To the bit, with cross-validation; and a finished run is kept."""
+    flags = ["--data", str(photos), "--labels", "20", *FROZEN]
+    assert classify(*flags, "--run-dir", "one") == 0
+    out, _ = capfd.readouterr()
+    assert in_processes(3, classify, *flags, "--run-dir", "several") == [0, 0, 0]
+    several, told = capfd.readouterr()
+    assert several.replace("several", "one") == out
+    assert told.count("features    computed in shares by 3 processes") == 1
+    assert told.count("data   ") == 1
+    assert {p.name for p in Path("one").iterdir()} == {p.name for p in Path("several").iterdir()}
+    ours, theirs = (
+        torch.load(Path(name, "classifier.pt"), weights_only=True) for name in ("one", "several")
+    )
+    for part in ("encoder", "head", "looks"):
+        assert ours[part].keys() == theirs[part].keys()
+        assert all(torch.equal(value, theirs[part][name]) for name, value in ours[part].items())
+    assert without_times("one/summary.json") == without_times("several/summary.json")
+    before = Path("several/classifier.pt").stat().st_mtime_ns
+    again = [*flags, "--run-dir", "several", "--resume", "auto"]
+    assert in_processes(2, classify, *again) == [0, 0]
+    assert Path("several/classifier.pt").stat().st_mtime_ns == before
+
+
+def test_several_processes_judge_as_one(judge, capfd):
+    assert judge("--frozen-only", "--out", "one") == 0
+    out, _ = capfd.readouterr()
+    assert in_processes(2, judge, "--frozen-only", "--out", "several") == [0, 0]
+    several, told = capfd.readouterr()
+    assert several.replace("several", "one") == out
+    assert told.count("features    computed in shares by 2 processes") == 1
+    assert without_times("one/table.json") == without_times("several/table.json")
+    assert len(list(Path("several").iterdir())) == len(list(Path("one").iterdir()))
+
+
+def test_several_processes_draw_the_label_curve_of_frozen_features(photos, judge, capfd):
+    flags = ["a.pt", "--curve", "4", "8", "--frozen-only", "--seeds", "2", "--device", "cpu"]
+    assert evaluate.main([*flags, "--out", "one"]) == 0
+    out, _ = capfd.readouterr()
+    assert in_processes(2, evaluate.main, [*flags, "--out", "several"]) == [0, 0]
+    assert capfd.readouterr().out.replace("several", "one") == out
+
+
+def told_once(capfd, function, *arguments) -> str:
+    """Run what ends with a sentence in two processes: the sentence."""
     with pytest.raises(AssertionError, match=r"ended.*\[2, 2\]"):
-        in_processes(2, classify, "--data", str(photos), "--labels", "8")
+        in_processes(2, function, *arguments)
+    out, err = capfd.readouterr()
+    (line,) = err.splitlines()
+    assert out == ""
+    return line
+
+
+def test_what_takes_one_process_says_so_before_it_begins(classify, judge, photos, capfd):
+    data = ["--data", str(photos), "--labels", "8"]
+    by_python = "takes one process: start it by python, not by torchrun"
+    line = told_once(capfd, classify, *data, "--run-dir", "new")
+    assert line == f"error: train_classifier.py without --freeze {by_python}"
+    line = told_once(capfd, judge, "--out", "new")
+    assert line == f"error: evaluate.py without --frozen-only {by_python}"
+    line = told_once(capfd, judge, "--curve", "4", "--out", "new")
+    assert line == f"error: evaluate.py without --frozen-only {by_python}"
+    for script in (predict, plot_losses, explore, export):
+        line = told_once(capfd, script.main, [])
+        assert line == f"error: {Path(script.__file__).name} {by_python}"
+    assert not Path("new").exists()
+
+
+def test_what_is_wrong_with_photos_or_weights_is_told_once(classify, judge, photos, capfd):
+    for flags in (["--data", "nowhere"], ["--data", str(photos), "--init", "none.pt"]):
+        line = told_once(capfd, classify, *FROZEN, *flags, "--run-dir", "new")
+        assert flags[-1] in line
+    assert "nowhere" in told_once(capfd, judge, "--frozen-only", "--data", "nowhere")
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_if_a_process_dies_over_features_the_other_ends_within_seconds(judge, capfd, dies):
+    def dying() -> None:
+        of_batch, calls = FeatureExtractor.of_batch, []
+
+        def deadly(*arguments):
+            calls.append(1)
+            if len(calls) == 3 and os.environ["RANK"] == str(dies):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return of_batch(*arguments)
+
+        FeatureExtractor.of_batch = deadly  # of a forked process
+        code = judge("--frozen-only", "--out", "new")
+        raise AssertionError(f"it ended with {code}")  # it never comes here
+
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match=r"ended with \[(2, -9|-9, 2)\]"):
+        in_processes(2, dying)
+    assert time.monotonic() - began < 30
+    err = capfd.readouterr().err
+    assert err.count("error: ") == 1
+    assert "another process of this run has ended" in err
+    assert not Path("new", "table.json").exists()
+
+
+def test_if_a_helper_dies_while_the_first_process_works_alone_that_ends(judge, capfd, monkeypatch):
+    monkeypatch.setattr("byol.hardware.distributed.GRACE", 0.2)
+
+    def dying() -> None:
+        def endless(*_):
+            time.sleep(100)
+
+        monkeypatch.setattr(evaluate, "judge_frozen", endless)
+        jobs = Helpers.jobs
+
+        def one_job(self):
+            for number, job in enumerate(jobs(self)):
+                yield job
+                if number == 0:
+                    time.sleep(0.5)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        Helpers.jobs = one_job
+        judge("--frozen-only", "--out", "new")
+
+    with pytest.raises(AssertionError, match=r"ended with \[2, -9\]"):
+        in_processes(2, dying)
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "error: " in line]
-    assert "train_classifier.py takes one process: start it by python, not by torchrun" in line
+    assert "another process of this run has ended" in line
