@@ -1,20 +1,21 @@
 """BatchNorm over the batch of all processes, each view on its own.
 
-PyTorch's `SyncBatchNorm` does this on GPUs alone, and for one view at a time. Here sum, sum of
-squares and count of each channel are added up over the processes, and in backward two more sums.
-The rest is PyTorch's own BatchNorm with given statistics.
+PyTorch's `SyncBatchNorm` does this on GPUs alone, and for one view at a time. Here mean and mean of
+squares of each channel are averaged over the processes, which have as many photos each, and in
+backward two more sums are added up. The rest is PyTorch's own BatchNorm with given statistics. Most
+layers are small, so that the number of operations counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from byol.hardware.distributed import sum_
+from byol.hardware.distributed import count, sum_
 from byol.hardware.one_pass import PerViewBatchNorm1d, PerViewBatchNorm2d
 
 
@@ -25,18 +26,15 @@ class _OverAll:
         """Normalise x (V N, C, ...) by the batch of all processes; in evaluation mode as ever."""
         if not self.training:
             return super().forward(x)
-        views = x.detach().chunk(self.views)
-        sums = sum_(torch.stack([sums_of(view, self.weight.dtype) for view in views]))
-        sums, squares, counts = sums.split([x.shape[1], x.shape[1], 1], dim=1)
-        means = sums / counts  # (V, C)
-        variances = squares / counts - means.square()
+        numbers = count() * x.numel() // (self.views * x.shape[1])  # of a channel, in a view
+        running = [self.running_mean, self.running_var]
+        statistics = statistics_of(x.detach().chunk(self.views), *running).to(self.weight)
+        means, variances = statistics.unbind(1)  # (V, C)
         with torch.no_grad():  # as BatchNorm does it, one view after the other
-            for mean, variance in zip(means, variances * counts / (counts - 1), strict=True):
-                self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-                self.running_var.lerp_(variance.to(self.running_var), self.momentum)
-                self.num_batches_tracked.add_(1)
-        statistics = (numbers.to(self.weight) for numbers in (means, variances, counts))
-        return _Normalise.apply(x, self.weight, self.bias, *statistics, self.eps)
+            for of_view in zip(means, variances * (numbers / (numbers - 1)), strict=True):
+                torch._foreach_lerp_(running, of_view, self.momentum)
+            self.num_batches_tracked.add_(self.views)
+        return _Normalise.apply(x, self.weight, self.bias, means, variances, numbers, self.eps)
 
 
 class GlobalBatchNorm1d(_OverAll, nn.BatchNorm1d):
@@ -69,15 +67,20 @@ def use_global_batchnorm(model: nn.Module) -> None:
         module.__class__ = GLOBAL.get(type(module), type(module))
 
 
-def sums_of(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Add up x (N, C, ...) by channel: sums, sums of squares, count: float64 (2 C + 1,).
+def statistics_of(views: Sequence[Tensor], *running: Tensor) -> Tensor:
+    """Compute mean and variance of each channel over all processes: (V, 2, C), float64.
 
-    They come from mean and variance in `dtype`, so that a mean far from 0 costs no digits.
+    views: V of (N, C, ...), as many photos in each process. running: statistics (C,) that give the
+    type, and stay as they are. The sums come from each process's own mean and variance, so that a
+    mean far from 0 costs no digits.
     """
-    unused = x.new_zeros((2, x.shape[1]), dtype=dtype)  # running statistics: they give the type
-    mean, variance = (s.double() for s in torch.batch_norm_update_stats(x, *unused, 0.0))
-    count = mean.new_full((1,), x.numel() // x.shape[1])
-    return torch.cat([mean * count, (variance + mean.square()) * count, count])
+    own = [s for view in views for s in torch.batch_norm_update_stats(view, *running, 0.0)]
+    statistics = torch.stack(own).double().view(len(views), 2, -1)
+    means, variances = statistics.unbind(1)
+    variances.addcmul_(means, means)  # means of squares, which can be averaged
+    sum_(statistics).div_(count())
+    variances.addcmul_(means, means, value=-1)
+    return statistics
 
 
 class _Normalise(torch.autograd.Function):
@@ -90,11 +93,11 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, x: Tensor, weight: Tensor, bias: Tensor,
-        means: Tensor, variances: Tensor, counts: Tensor, eps: float,
+        means: Tensor, variances: Tensor, numbers: int, eps: float,
     ) -> Tensor:  # fmt: skip
-        """x: (V N, C, ...). weight, bias: (C,). means, variances: (V, C). counts: (V, 1)."""
-        ctx.save_for_backward(x, weight, means, variances, counts)
-        ctx.eps = eps
+        """x: (V N, C, ...). weight, bias: (C,). means, variances: (V, C), each of `numbers`."""
+        ctx.save_for_backward(x, weight, means, variances)
+        ctx.numbers, ctx.eps = numbers, eps
         return join(
             F.batch_norm(view, mean, variance, weight, bias, eps=eps)
             for view, mean, variance in zip(x.chunk(len(means)), means, variances, strict=True)
@@ -103,7 +106,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, means, variances, counts = ctx.saved_tensors
+        x, weight, means, variances = ctx.saved_tensors
         views = list(zip(x.chunk(len(means)), means, variances, strict=True))
         # with fixed statistics: the gradients of x, and of weight and bias by this process's part
         fixed = [
@@ -112,17 +115,17 @@ class _Normalise(torch.autograd.Function):
             )
             for (view, mean, variance), part in zip(views, gradient.chunk(len(means)), strict=True)
         ]
-        of_weight, of_bias = (torch.stack([grads[i] for grads in fixed]) for i in (1, 2))  # (V, C)
+        sums = torch.stack([s for _, *both in fixed for s in both]).view(len(means), 2, -1)
+        of_weight, of_bias = sums.sum(0)
         # what the moving statistics add to the gradient of x is x, normalised, scaled and shifted
-        factor = -weight * (variances + ctx.eps).rsqrt() / counts
-        scales, shifts = (factor * sum_(torch.stack([of_weight, of_bias]))).unbind()
+        factor = weight * (variances + ctx.eps).rsqrt_() / -ctx.numbers  # (V, C)
         of_x = join(
-            grads[0].add_(F.batch_norm(view, mean, variance, scale, shift, eps=ctx.eps))
-            for (view, mean, variance), grads, scale, shift in zip(
-                views, fixed, scales, shifts, strict=True
+            of_part.add_(F.batch_norm(view, mean, variance, scale, shift, eps=ctx.eps))
+            for (view, mean, variance), (of_part, *_), (scale, shift) in zip(
+                views, fixed, sum_(sums).mul_(factor[:, None]), strict=True
             )
         )
-        return of_x, of_weight.sum(0), of_bias.sum(0), None, None, None, None
+        return of_x, of_weight, of_bias, None, None, None, None
 
 
 def join(views: Iterable[Tensor]) -> Tensor:
