@@ -5,8 +5,9 @@
 
 Takes the flags of train_byol.py, and runs it by torchrun with each count of processes in turn, for
 some steps. The batch is the same for all. For each count, of the first process, over all rounds:
-images/s (median of a step), how many times as fast as one process that is, and on a CPU the share
-of a step that passes in messages. Waiting for a process that is late is a part of that.
+images/s (median of a step), how many times as fast as one process that is, the seconds that a step
+takes of a processor, and on a CPU the share of a step that passes in messages. Waiting for a
+process that is late is a part of that.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ WARM_UP = 3  # steps, at the start of each run
 
 
 def time_steps(path: str, steps: int, argv: list[str]) -> int:
-    """Train, and let the first process write the seconds of each step: all, and in messages."""
-    rows, messages, began = [], [0.0], [0.0]
+    """Train, and let the first process write the seconds of each step (see `run`)."""
+    rows, messages, began = [], [0.0], [0.0, 0.0]
     reduce, update = dist.all_reduce, BYOL.update_target
 
     def timed_reduce(*args, **options):
@@ -46,9 +47,9 @@ def time_steps(path: str, steps: int, argv: list[str]) -> int:
 
     def timed_update(model, tau):
         update(model, tau)
-        now = time.perf_counter()
-        rows.append((now - began[0], messages[0]))
-        messages[0], began[0] = 0.0, now
+        now = [time.perf_counter(), time.process_time()]
+        rows.append((now[0] - began[0], messages[0], now[1] - began[1]))
+        messages[0], began[:] = 0.0, now
         if len(rows) == steps:
             if not int(os.environ["RANK"]):
                 Path(path).write_text(json.dumps(rows))
@@ -58,8 +59,8 @@ def time_steps(path: str, steps: int, argv: list[str]) -> int:
     return train_byol.main(argv)
 
 
-def run(count: int, steps: int, flags: list[str]) -> list[tuple[float, float]]:
-    """Run some steps of `count` processes: the seconds of each, all and in messages."""
+def run(count: int, steps: int, flags: list[str]) -> list[tuple[float, float, float]]:
+    """Run some steps of `count` processes: the seconds of each, in messages, and of a processor."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "seconds.json")
         here = ["--run-dir", f"{folder}/run", "--out", f"{folder}/byol.pt"]
@@ -83,11 +84,15 @@ def main(argv: list[str] | None = None) -> None:
         for count in options.counts:
             rows[count] += run(count, options.steps, flags)
     speed = {
-        count: config.batch_size / statistics.median(step for step, _ in of_count)
+        count: config.batch_size / statistics.median(step for step, *_ in of_count)
         for count, of_count in rows.items()
     }
     shares = {
-        count: statistics.median(message / step for step, message in of_count)
+        count: statistics.median(message / step for step, message, _ in of_count)
+        for count, of_count in rows.items()
+    }
+    busy = {
+        count: statistics.median(processor for *_, processor in of_count)
         for count, of_count in rows.items()
     }
     first = speed[options.counts[0]]
@@ -95,6 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         "images_per_second": {count: round(value, 1) for count, value in speed.items()},
         "times_the_first": {count: round(value / first, 3) for count, value in speed.items()},
         "share_in_messages": {count: round(value, 3) for count, value in shares.items()},
+        "processor_seconds": {count: round(value, 4) for count, value in busy.items()},
     }
     threads = os.environ.get("OMP_NUM_THREADS")
     print(json.dumps({**result, "threads": threads, **versions()}))
