@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from processes import wait_for
 from torchrun import SCRIPT, TINY, same_result, steps_of
 
@@ -24,17 +25,20 @@ KILLS = 10
 @pytest.fixture
 def torchrun(root, photos, in_tmp):
     """Start two processes that train, in this folder."""
-    Path("train.py").write_text(SCRIPT.format(root=str(root), tests=str(root / "tests")))
-    flags = [*TINY, "--data", str(photos), "--resume", "auto"]
+    flags = ["--data", str(photos), "--resume", "auto"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
     started = []
 
-    def start(name: str, *more: str, restarts: int = 0) -> subprocess.Popen:
+    def start(
+        name: str, *more: str, restarts: int = 0, script: str = "train_byol"
+    ) -> subprocess.Popen:
+        places = {"root": str(root), "tests": str(root / "tests"), "script": script}
+        Path("train.py").write_text(SCRIPT.format(**places))
         with open(f"{name}.txt", "w") as told:
             process = subprocess.Popen(
                 [*command, f"--max-restarts={restarts}", "train.py", *flags, *more,
-                 "--run-dir", name, "--out", f"{name}.pt"],
+                 "--run-dir", name],
                 stdout=told, stderr=told,
             )  # fmt: skip
         started.append(process)
@@ -69,10 +73,12 @@ def both_began(process: subprocess.Popen, earlier: list[int]) -> list[int]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
 def test_killed_at_random_moments_the_run_ends_in_the_same_result(torchrun, number):
     """Ten times, half of them while it starts. The other process ends within seconds."""
-    epochs = ["--epochs", "60"]
-    assert torchrun("whole", *epochs).wait(timeout=600) == 0, Path("whole.txt").read_text()
+    epochs = [*TINY, "--epochs", "60", "--out"]
+    assert torchrun("whole", *epochs, "whole.pt").wait(timeout=600) == 0, Path(
+        "whole.txt"
+    ).read_text()
     draw = random.Random(0)
-    process, both = torchrun("part", *epochs, restarts=KILLS), []
+    process, both = torchrun("part", *epochs, "part.pt", restarts=KILLS), []
     for kill in range(KILLS):
         both, before = both_began(process, both), steps_of("part")
         if kill % 2:
@@ -93,3 +99,37 @@ def test_killed_at_random_moments_the_run_ends_in_the_same_result(torchrun, numb
     assert told <= KILLS
     if number == signal.SIGKILL:  # SIGTERM lets the step end and saves
         assert told
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_classifier_whose_first_process_or_helper_is_killed_ends_in_the_same_result(
+    torchrun, rank
+):
+    """While it starts, computes features or trains."""
+    flags = ["--freeze", "--labels", "20", "--folds", "0", "--batch-size", "8", "--epochs", "2000",
+             "--save-every", "0.2", "--device", "cpu"]  # fmt: skip
+    script = {"script": "train_classifier"}
+    assert torchrun("whole", *flags, **script).wait(timeout=200) == 0, Path("whole.txt").read_text()
+    process, both = torchrun("part", *flags, restarts=3, **script), []
+    state = Path("part", "last.pt")
+
+    def saved() -> int:
+        return state.stat().st_mtime_ns if state.exists() else 0
+
+    for kill in range(3):
+        both, before = both_began(process, both), saved()
+        if kill == 0:
+            time.sleep(2)
+        else:
+            wait_for(lambda before=before: saved() > before, process)
+        os.kill(both[rank], signal.SIGKILL)
+        at = time.monotonic()
+        while any(map(is_alive, both)):
+            assert time.monotonic() - at < 15
+            time.sleep(0.05)
+    assert process.wait(timeout=200) == 0, Path("part.txt").read_text()
+    assert Path("part.txt").read_text().count("going on at step") >= 1
+    ours, theirs = (torch.load(f"{name}/classifier.pt", weights_only=True)
+                    for name in ("whole", "part"))  # fmt: skip
+    for part in ("encoder", "head"):
+        assert all(torch.equal(value, theirs[part][name]) for name, value in ours[part].items())

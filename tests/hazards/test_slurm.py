@@ -36,7 +36,8 @@ esac
 @pytest.fixture
 def sbatch(root, photos, in_tmp):
     """Start the script, as Slurm does, with the same number of the job each time."""
-    Path("train_byol.py").write_text(SCRIPT.format(root=str(root), tests=str(root / "tests")))
+    places = {"root": str(root), "tests": str(root / "tests"), "script": "train_byol"}
+    Path("train_byol.py").write_text(SCRIPT.format(**places))
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         Path(name).write_text(text)
         Path(name).chmod(0o755)
