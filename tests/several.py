@@ -38,13 +38,13 @@ def in_processes(count: int, function, *arguments) -> list:
             answer = None, traceback.format_exc()
         answers.put(pickle.dumps((rank, *answer)))  # tensors go whole, not by shared memory
 
-    # the store of torchrun outlives the processes
-    store = torch.distributed.TCPStore("localhost", port, is_master=True, wait_for_workers=False)
     processes = [context.Process(target=work, args=(rank,)) for rank in range(count)]
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     for process in processes:
         process.start()
     del os.environ["TORCHELASTIC_USE_AGENT_STORE"]
+    # the store of torchrun outlives the processes; its thread must not be amid something at a fork
+    store = torch.distributed.TCPStore("localhost", port, is_master=True, wait_for_workers=False)
     got, deadline = [], time.monotonic() + 120
     try:
         while len(got) < count:
