@@ -49,7 +49,7 @@ from byol.report.parts import left_by_evaluate, parts_of
 from byol.report.redraw import Redraw, looks, stamp
 from byol.report.runs import read_runs
 from byol.report.sections import write_page
-from byol.report.style import TRAINED, styles_of
+from byol.report.style import FROZEN, FULL, SELF_TRAINED, TRAINED, styles_of
 from byol.report.table import accuracy_table
 from byol.report.verdict import verdict
 from byol.report.views import show_views
@@ -120,11 +120,11 @@ def draw(
         classifiers, pretraining = read_runs(runs)
     if not classifiers and not pretraining:
         raise UserError(f"{runs} holds no finished run; run train_byol.py or train_classifier.py")
-    groups = defaultdict(list)  # (init, freeze) -> runs that differ in their seeds
+    groups = defaultdict(list)  # (init, trained) -> runs that differ in their seeds
     for run in classifiers:
-        groups[run["summary"]["init"], run["summary"]["freeze"]].append(run)
+        groups[run["summary"]["init"], run["summary"]["trained"]].append(run)
     starts = styles_of(init for init, _ in groups)  # random and BYOL, and what else there is
-    missing = [f"{i} {TRAINED[f]}" for f in TRAINED for i in starts if (i, f) not in groups]
+    missing = [f"{i} {TRAINED[f]}" for f in (FROZEN, FULL) for i in starts if (i, f) not in groups]
     missing += [] if pretraining else ["pretraining"]
     if missing:
         redraw.say(f"no run yet of: {', '.join(missing)}")
@@ -156,9 +156,9 @@ def draw(
         best = min(groups[best_of(groups)], key=lambda run: run["summary"]["seed"])
         files = [runs / best["name"] / name for name in ("classifier.pt", "summary.json")]
         add("mistakes.png", files, draw_mistakes, runs / best["name"], best["summary"])
-    for freeze, name in ((True, "loss2.png"), (False, "loss1.png")):
-        if any(of_group == freeze for _, of_group in groups):
-            add(name, summaries, show_losses, groups, freeze)
+    for kind, name in ((FROZEN, "loss2.png"), (FULL, "loss1.png"), (SELF_TRAINED, "loss3.png")):
+        if any(of_group == kind for _, of_group in groups):
+            add(name, summaries, show_losses, groups, kind)
 
     # ---- the page
     of_runs = classifiers[0]["summary"]["images"] if classifiers else None

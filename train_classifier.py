@@ -2,11 +2,11 @@
 
     python train_classifier.py --init byol.pt --freeze               # a linear head, in seconds
     python train_classifier.py --init byol.pt                        # all weights, in minutes
+    python train_classifier.py --init byol.pt --self-train 6         # from unlabelled photos too
     python train_classifier.py --init byol.pt --freeze --seeds 3     # three runs, for the spread
-    python train_classifier.py --init imagenet --freeze              # torchvision's weights
 
-With --freeze the encoder stays as it is, bit for bit, and a linear head learns on its features;
-without it everything learns. With --representation combined the head sees inner blocks as well.
+With --freeze a linear head learns on the encoder as it is; else all weights learn, as far as that
+helps. With --representation combined the head sees inner blocks as well.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from byol.evaluation.features import confusion_matrix, share_features
 from byol.evaluation.folds import Silent
 from byol.evaluation.labelled import Labelled, check_classes, class_weights
 from byol.evaluation.scores import Scores
+from byol.evaluation.self_training import Lesson, count_kept, prepare_lesson, strong_view
 from byol.hardware import distributed
 from byol.hardware.batches import Batches
 from byol.hardware.device import describe, set_up, to_device
@@ -90,7 +91,7 @@ def train(
     if run.summary:  # finished before, with the same settings, weights and photos
         return run.summary
     run.begin_about(photos, split, describe(device, amp))
-    schedule = config.schedule(len(labels.train))
+    schedule = config.schedule(len(labels.train), count_kept(len(labels.unlabelled)))
     say(f"data        {labels}")
 
     # ---- encoder, head, and what a frozen encoder shows to the head
@@ -107,8 +108,11 @@ def train(
 
     # ---- cross-validation: how good it will be, and how sure it may be; then the classifier itself
     if labels.folds:
-        cross_validate(config, classifier, photos, labels, features, device, amp, run)
-    log = fit(classifier, config, photos, labels.train, features, device, amp, run)
+        cross_validate(config, classifier, pretrained, photos, labels, features, device, amp, run)
+    lesson = begin(classifier, config, pretrained, photos, labels, labels.train, device, amp)
+    log = fit(classifier, config, photos, labels.train, features, lesson, device, amp, run)
+    if config.begins_with_head and labels.folds:
+        classifier.go_to(labels.folds.share)
 
     # ---- the test, once, with the weights of the last epoch
     scores = labels.folds.scored() if labels.folds else None
@@ -137,7 +141,9 @@ def build(config: ClassifierConfig, pretrained: dict | None, photos, device) -> 
     return prepare(classifier, device)
 
 
-def cross_validate(config, untrained, photos, labels, features, device, amp, run) -> None:
+def cross_validate(
+    config, untrained, pretrained, photos, labels, features, device, amp, run
+) -> None:
     """Fill `labels.folds`: train a classifier without each fold, and let it score that fold.
 
     Each begins as a copy of `untrained`. A frozen encoder is shared.
@@ -154,34 +160,68 @@ def cross_validate(config, untrained, photos, labels, features, device, amp, run
             classifier = copy.deepcopy(untrained, {id(part): part for part in shared})
             some = features[~of_fold.to(device)] if config.freeze else None
             silent = Silent(interrupt, config.rate_flag)
-            fit(classifier, config, photos, labels.train[~of_fold], some, device, amp, silent)
-            if config.freeze:
-                unseen = features[of_fold.to(device)]
-            else:
-                extract = classifier.extractor(device, amp)
-                unseen = extract(classifier.encoder, photos, labels.train[of_fold])
-            folds.note(repeat, of_fold, classifier.folded_head()(unseen), config.rate_flag)
+            learned = labels.train[~of_fold]
+            lesson = begin(classifier, config, pretrained, photos, labels, learned, device, amp)
+            fit(classifier, config, photos, learned, some, lesson, device, amp, silent)
+            for share in folds.shares:
+                if config.freeze:
+                    unseen = features[of_fold.to(device)]
+                else:
+                    if config.begins_with_head:
+                        classifier.go_to(share)
+                    extract = classifier.extractor(device, amp)
+                    unseen = extract(classifier.encoder, photos, labels.train[of_fold])
+                scores = classifier.folded_head()(unseen)
+                folds.note(repeat, of_fold, scores, config.rate_flag, share)
             folds.save(run.folder, run.settings)
+    folds.choose_share()
     say(folds.describe())
+    if config.begins_with_head:
+        say(f"advice      by cross-validation {folds.advice()}")
 
 
-def fit(classifier, config, photos, rows, features, device, amp, run) -> ClassifierLog:
+def begin(classifier, config, pretrained, photos, labels, rows, device, amp) -> Lesson | None:
+    """Let a full model begin with a head on the images `rows`; give what self-training learns.
+
+    Random weights begin without one, unless they label the photos of a self-training.
+    """
+    if config.freeze or not (config.begins_with_head or config.blocks):
+        return None
+    some = some_rows(rows)
+    features = classifier.extractor(device, amp)(classifier.encoder, photos, some)
+    if not config.begins_with_head:
+        classifier.standardise_while_training(features)
+        return None
+    temperature = classifier.begin_with_head(features, labels.truth(some, device))
+    if not config.self_train:
+        return None
+    # of random weights the statistics say nothing of photos
+    classifier.fixed_statistics = pretrained is not None
+    classifier.temperature = temperature
+    view = strong_view(pretrained, config.channels)
+    lesson = prepare_lesson(classifier, photos, rows, labels.unlabelled, view, device, amp)
+    classifier.temperature = None  # it was that of the first head
+    return lesson
+
+
+def fit(classifier, config, photos, rows, features, lesson, device, amp, run) -> ClassifierLog:
     """Train `classifier` on the images `rows`; `features` (N, width) are theirs if it is frozen.
 
-    run: keeps it and goes on with it, or a `Silent`.
+    lesson: of self-training, of these rows and of unlabelled ones, or None. run: keeps it and goes
+    on with it, or a `Silent`.
     """
     # ---- scaling of the features, views, optimizer
-    schedule = config.schedule(len(rows))
+    schedule = config.schedule(len(rows), len(lesson.rows) - len(rows) if lesson else 0)
     if config.freeze:  # nothing in front of the head changes
         features = classifier.freeze(features)
-    elif config.blocks:
-        extract = classifier.extractor(device, amp)
-        some = extract(classifier.encoder, photos, some_rows(rows))
-        classifier.standardise_while_training(some)
-    augment = Augment(config.view, 0, config.image_size, config.mean, config.std, config.seed)
-    batches = Batches(photos, rows, schedule, "host", device)
-    truth = torch.from_numpy(photos.labels[rows]).to(device)
+    truth = torch.from_numpy(photos.labels[rows]).to(device)  # (N,)
     weights = class_weights(config.class_weights, truth, len(photos.classes))
+    view, targets = config.view, truth
+    if lesson:  # (M,) and (M, classes): probabilities
+        view, rows, targets = lesson.view, lesson.rows, lesson.targets
+        truth = targets.argmax(1)
+    augment = Augment(view, 0, config.image_size, config.mean, config.std, config.seed)
+    batches = Batches(photos, rows, schedule, "host", device)
     scaler = LossScaler(device, amp)
     groups = classifier.groups(config.encoder_scale)
     optimizer = build_optimizer(config.optimizer, groups, config.decay, scaler.enabled)
@@ -203,7 +243,9 @@ def fit(classifier, config, photos, rows, features, device, amp, run) -> Classif
                 batch = batches.read(step)
                 views = augment(batch.images, batch.sizes, batch.rows, step)  # (N, 3, S, S)
                 scores = classifier(views, amp)
-            loss = F.cross_entropy(scores, truth[chosen], weights)
+            parts = schedule.parts(len(scores))  # labelled images and, in self-training, others
+            pairs = zip(scores.split(parts), targets[chosen].split(parts), strict=True)
+            loss = sum(F.cross_entropy(of_part, wanted, weights) for of_part, wanted in pairs)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)

@@ -18,7 +18,7 @@ from byol.encoder import ARCHITECTURES, AVGPOOL, STEMS
 from byol.errors import UserError, nearest
 from byol.hardware import distributed
 from byol.optim import DEFAULTS as OPTIMIZERS
-from byol.schedules import Schedule
+from byol.schedules import MixedSchedule, Schedule
 from byol.views.recipes import CROP_AND_FLIP, RECIPES, View, adjust_recipe, in_grey
 
 MAX_SEED = 2**63 - 1
@@ -60,7 +60,7 @@ GONE = ("compile", "first_epochs")
 NEW = dict.fromkeys(("classes_at", "labelled", "labels_file", "label_pattern", "group_by"))
 NEW |= {"channels": "colour"}
 NEW_OF_PRETRAINING = {"sync_batchnorm": True}
-NEW_OF_CLASSIFIER = {"class_weights": "none", "folds": 0}
+NEW_OF_CLASSIFIER = {"class_weights": "none", "folds": 0, "self_train": 0}
 # Where labels are read, if not by the rules for class folders, and which of these go together
 NAMING = ("labelled", "labels_file", "label_pattern", "classes_at")
 TOGETHER = {"labelled", "classes_at"}
@@ -373,12 +373,16 @@ class ClassifierConfig(Shared):
         "are calibrated; 0 is none", low=0,
     )  # fmt: skip
     epochs: int = option(100, "schedule", "passes over the labelled images", low=1)
+    self_train: int = option(
+        0, "schedule", "passes over the unlabelled images, with the probabilities that a linear "
+        "head gives them as their labels, in place of --epochs; 0 is none", low=0,
+    )  # fmt: skip
     batch_size: int = option(50, "schedule", "images per optimizer step", low=2)
     optimizer: str = option("adamw", "schedule", "optimizer", choices=tuple(OPTIMIZERS))
     lr: float = option(1e-3, "schedule", "peak learning rate of the full model", low=0)
-    encoder_lr_scale: float = option(
-        0.1, "schedule", "rate of a pretrained encoder in the full model, as a multiple of lr",
-        low=0,
+    encoder_lr_scale: float | None = option(
+        None, "schedule", "rate of a pretrained encoder in the full model, as a multiple of lr "
+        "(default: 0.1, with --self-train 0.3)", low=0,
     )  # fmt: skip
     weight_decay: float = option(1e-2, "schedule", "weight decay of the full model", low=0)
     frozen_lr: float = option(
@@ -432,10 +436,21 @@ class ClassifierConfig(Shared):
     @property
     def encoder_scale(self) -> float:
         """The encoder's rate as a multiple of the head's: random weights learn at the same rate."""
-        return 1.0 if self.init == "random" else self.encoder_lr_scale
+        if self.init == "random":
+            return 1.0
+        if self.encoder_lr_scale is None:
+            return 0.3 if self.self_train else 0.1
+        return self.encoder_lr_scale
 
-    def schedule(self, images: int) -> Schedule:
-        """Build the schedule for `images` labelled images."""
+    @property
+    def begins_with_head(self) -> bool:
+        """Whether all weights learn, and begin with a head on what the encoder gives already."""
+        return not self.freeze and bool(self.init != "random" or self.self_train)
+
+    def schedule(self, images: int, unlabelled: int = 0) -> Schedule:
+        """Build the schedule for `images` labelled images, and `unlabelled` ones beside them."""
+        if unlabelled:
+            return MixedSchedule.of(images, unlabelled, self.self_train, self.peak_lr, self.seed)
         batch_size = min(self.batch_size, images)
         return Schedule(
             images, batch_size, self.epochs, self.warmup_epochs, self.peak_lr, self.seed
@@ -480,8 +495,13 @@ def check(config) -> None:
         )
     if isinstance(config, PretrainConfig):
         _check_pretraining(config)
-    elif config.folds == 1:
+        return
+    if config.folds == 1:
         raise UserError("folds must be 2 or more, or 0 for no cross-validation, not 1")
+    if config.self_train and config.freeze:
+        raise UserError(
+            "self_train teaches the full model, and freeze leaves it as it is: give one"
+        )
 
 
 def _check_pretraining(config: PretrainConfig) -> None:

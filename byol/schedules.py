@@ -26,7 +26,7 @@ def tau_at(step: int, total_steps: int, tau0: float) -> float:
     return 1 - (1 - tau0) * (math.cos(math.pi * min(1.0, step / total_steps)) + 1) / 2
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)  # of two counts, and of the epochs before and after a turn
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     """Shuffle the positions 0..count-1 for one epoch: (count,), a function of the arguments.
 
@@ -93,6 +93,10 @@ class Schedule:
         """Pick which images make up `step`: (batch_size,), positions in 0..images-1."""
         return positions_at(step, self.images, self.batch_size, self.seed)
 
+    def parts(self, size: int) -> list[int]:
+        """Cut a batch of `size` images into those whose losses are averaged apart, and added."""
+        return [size]
+
     def ends_epoch(self, done: int) -> bool:
         """Tell whether an epoch ends when `done` steps are done."""
         return done % self.steps_per_epoch == 0
@@ -103,3 +107,33 @@ class Schedule:
             f"= {self.total_steps:,} steps, {self.warmup_steps:,} of warm-up"
             + (f"; in the first {self.head_steps:,} the heads alone" if self.head_steps else "")
         )
+
+
+LABELLED, UNLABELLED = 16, 128  # images in a batch of self-training
+WARMUP_EPOCHS = 0.5
+
+
+@dataclass(frozen=True)
+class MixedSchedule(Schedule):
+    """A schedule for unlabelled images, with some of the `labelled` images in each batch.
+
+    Positions begin with those of the labelled images. An epoch is a pass over the unlabelled ones.
+    """
+
+    labelled: int = 0
+
+    @classmethod
+    def of(cls, labelled: int, unlabelled: int, epochs: int, lr: float, seed: int) -> MixedSchedule:
+        """Build it for these counts of images."""
+        size = min(UNLABELLED, unlabelled)
+        return cls(unlabelled, size, epochs, WARMUP_EPOCHS, lr, seed, labelled=labelled)
+
+    def positions(self, step: int) -> np.ndarray:
+        """Pick which images make up `step`: at most `LABELLED` and `UNLABELLED` of them."""
+        known = positions_at(step, self.labelled, min(LABELLED, self.labelled), self.seed)
+        return np.concatenate([known, self.labelled + super().positions(step)])
+
+    def parts(self, size: int) -> list[int]:
+        """Cut a batch into its labelled and its unlabelled images."""
+        known = min(LABELLED, self.labelled)
+        return [known, size - known]

@@ -20,8 +20,8 @@ from torch import Tensor
 from byol.command_line import command
 from byol.evaluation.classifier import Classifier
 from byol.evaluation.familiar import looks_of_rows
-from byol.evaluation.folds import calibration_error
 from byol.evaluation.looked_at import spread
+from byol.evaluation.temperature import calibration_error
 from byol.hardware.device import pick_amp, pick_device
 from data import make_split, open_photos
 

@@ -15,6 +15,8 @@ from byol.encoder import Encoder, check_inner_blocks
 from byol.errors import UserError, printable
 from byol.evaluation.familiar import BLOCK, Familiar, looks_of_rows, some_known
 from byol.evaluation.features import FeatureExtractor, RunningStandardise, Standardise, combine
+from byol.evaluation.linear_and_knn import fit_linear, scores_by_folds
+from byol.evaluation.temperature import find_temperature
 from byol.hardware.device import autocast
 from byol.hardware.step import prepare
 from byol.optim import parameter_groups
@@ -22,6 +24,7 @@ from byol.run import checkpoint
 
 MOST_WIDE = 8192  # pixels of a stored photo
 MOST_TO_STANDARDISE = 5000  # images: enough for a start
+OF_SINGLE = 1.0  # L2 strength of the first head if a class has one image, so that none is chosen
 
 
 class Classifier(nn.Module):
@@ -44,6 +47,9 @@ class Classifier(nn.Module):
         self.familiar: Familiar | None = None
         self.stored_shape: tuple[int, int] | None = None
         self.head = nn.Linear(sum(self.widths.values()), len(self.classes))
+        self.fixed_statistics = False  # BatchNorm's, as the encoder learns
+        self._start: dict[str, Tensor] | None = None
+        self._end: dict[str, Tensor] | None = None
 
     @classmethod
     def begin(cls, config, pretrained: dict | None, classes: list[str]) -> Classifier:
@@ -70,9 +76,11 @@ class Classifier(nn.Module):
         return self.head(features if self.scaling is None else self.scaling(features))
 
     def train(self, mode: bool = True) -> Classifier:
-        """Set the mode; a frozen encoder stays in evaluation mode."""
+        """Set the mode; what is frozen or has fixed statistics stays in evaluation mode."""
         super().train(mode)
-        self.encoder.train(mode and not self.frozen)
+        self.encoder.train(mode and not (self.frozen or self.fixed_statistics))
+        if self.scaling is not None:
+            self.scaling.train(mode and not self.fixed_statistics)
         return self
 
     # ---- to train it
@@ -98,6 +106,36 @@ class Classifier(nn.Module):
         """
         self.scaling = RunningStandardise(features, list(self.widths.values()))
         self.scaling.to(features.device)
+
+    def begin_with_head(self, features: Tensor, labels: Tensor) -> float:
+        """Take a head by logistic regression on features (N, width), and remember the start.
+
+        Returns the temperature of its scores. labels: (N,). Without it a head of random weights
+        would pull on the encoder before it knows anything.
+        """
+        self.standardise_while_training(features)
+        self.scaling.eval()
+        seen, classes = self.scaling(features), len(self.classes)
+        single = int(torch.bincount(labels, minlength=classes).min()) < 2
+        head, strength = fit_linear(seen, labels, classes, OF_SINGLE if single else None)
+        self.head.load_state_dict(head.state_dict())
+        self._start, self._end = copy_of(self.learning), None
+        if single:
+            return 1.0
+        return find_temperature(scores_by_folds(seen, labels, classes, strength), labels)
+
+    def go_to(self, share: float) -> None:
+        """Set the weights between the start (0) and the end (1) of training (arXiv 2109.01903).
+
+        The start is that of `begin_with_head`. The end is where the first call found the weights.
+        """
+        self._end = self._end or copy_of(self.learning)
+        self.learning.load_state_dict(
+            {
+                name: self._start[name].lerp(end, share) if end.is_floating_point() else end
+                for name, end in self._end.items()
+            }
+        )
 
     def groups(self, encoder_scale: float) -> list[dict]:
         """List the parameters that learn, for an optimizer; the encoder at a rate of its own."""
@@ -243,3 +281,8 @@ def _check_content(content: dict, path: str | Path) -> tuple[dict, int]:
 def some_rows(rows: np.ndarray) -> np.ndarray:
     """Pick at most `MOST_TO_STANDARDISE` of `rows`, evenly spread."""
     return rows[:: math.ceil(len(rows) / MOST_TO_STANDARDISE)]
+
+
+def copy_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copy the state of a module, on its device."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

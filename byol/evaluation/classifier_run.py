@@ -109,7 +109,8 @@ class ClassifierRun(Run):
             "image_size": config.image_size,
             "labels": len(labels.train),
             "classes": classifier.classes,
-            "epochs": config.epochs,
+            "epochs": config.self_train or config.epochs,
+            "self_train": config.self_train,
             "train_loss": last["loss"],
             "train_accuracy": last["accuracy"],
             **(scores.summary() if scores else {"test_accuracy": None}),
@@ -144,6 +145,7 @@ def run_folder(config: ClassifierConfig, start: str) -> Path:
     if config.run_dir:
         return Path(config.run_dir)
     name = f"classifier-{start}-{'frozen' if config.freeze else 'full'}"
+    name += "-self-trained" if config.self_train else ""
     name += "-combined" if config.blocks else ""
     name += f"-seed{config.seed}" if config.seed else ""
     return Path(config.runs) / name

@@ -43,7 +43,7 @@ STEPS, LEAST_EPOCHS = 500, 20  # of fine-tuning; 500 steps are 100 epochs with 2
 TRAINING = 6  # times as long as its features takes a training image: 5 to 7 on a CPU
 BESIDE = 3_000  # images at most whose features a training takes beside those of the test
 SET_APART = "labelled photos set apart"
-VERSION = 1  # raise it if the same settings give other results
+VERSION = {"frozen": 1, "full": 2}  # raise it if the same settings give other results
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,8 @@ def digest_rows(photos, rows: np.ndarray) -> str:
 
 def identify(line: Line, settings: ClassifierConfig, photos, train: str, test: str) -> str:
     """Hash all that decides a result. train, test: see `digest_rows`."""
-    about = {"version": VERSION, "train": train, "test": test}
+    version = VERSION["frozen" if line.frozen else "full"]
+    about = {"version": version, "train": train, "test": test}
     if line.frozen:
         about |= {
             "weights": line.weights.digest or f"random, seed {settings.seed}",

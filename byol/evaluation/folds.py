@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from byol.errors import Stopped, UserError
 from byol.evaluation.features import count_pairs
 from byol.evaluation.scores import Scores
+from byol.evaluation.temperature import calibration_error, find_temperature
 from byol.files import write_atomically
 from byol.run.checkpoint import all_finite
 from byol.run.interrupt import Interrupt
@@ -24,19 +24,30 @@ from byol.run.interrupt import Interrupt
 REPEATS = 3  # of the folds of a frozen encoder, which take seconds
 MOST_TO_REPEAT = 1_000  # images: what is measured on more varies little
 KEPT = "folds.npy"
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way that fine-tuning goes
 
 
 class Folds:
     """The scores of each labelled image by classifiers that did not learn from it.
 
     folds: int64 (R, N), the fold of each image, in each of R repeats
-    scores: float32 (R, N, classes), NaN where the classifier is still to be trained
+    shares: (S,) how far classifiers go from the start to the end of their training: `go_to`
+    by_share: float32 (S, R, N, classes), NaN where the classifier is still to be trained
+    share: the one of `shares` that is taken. All figures are of it.
     """
 
-    def __init__(self, folds: np.ndarray, truth: Tensor, classes: list[str]):
+    def __init__(
+        self, folds: np.ndarray, truth: Tensor, classes: list[str], shares: tuple = (1.0,)
+    ):
         """truth: (N,) the labels."""
         self.folds, self.truth, self.classes = folds, truth.cpu(), classes
-        self.scores = torch.full((*folds.shape, len(classes)), torch.nan)
+        self.shares, self.share = shares, shares[-1]
+        self.by_share = torch.full((len(shares), *folds.shape, len(classes)), torch.nan)
+
+    @property
+    def scores(self) -> Tensor:
+        """Those of the share that is taken: (R, N, classes)."""
+        return self.by_share[self.shares.index(self.share)]
 
     @property
     def count(self) -> int:
@@ -53,21 +64,51 @@ class Folds:
         for repeat, folds in enumerate(self.folds):
             for number in range(int(folds.max()) + 1):
                 of_fold = torch.from_numpy(folds == number)
-                if self.scores[repeat, of_fold].isnan().any():
+                if self.by_share[:, repeat, of_fold].isnan().any():
                     yield repeat, of_fold
 
-    def note(self, repeat: int, of_fold: Tensor, scores: Tensor, rate_flag: str) -> None:
+    def note(
+        self, repeat: int, of_fold: Tensor, scores: Tensor, rate_flag: str, share: float = 1.0
+    ) -> None:
         """Take the scores of a fold's images.
 
         Raises `UserError` if one is not finite; it names the flag of the rate.
         """
         _check_finite(bool(scores.isfinite().all()), rate_flag)
-        self.scores[repeat, of_fold] = scores.detach().float().cpu()
+        at = self.shares.index(share)
+        self.by_share[at, repeat, of_fold] = scores.detach().float().cpu()
+
+    def choose_share(self) -> None:
+        """Take the least share that is right about as often as the best.
+
+        If of d images just one of both is right, the difference has a standard error of sqrt(d)
+        images (McNemar). Within sqrt(d + 2) they are taken for equal: few images say little.
+        """
+        right = (self.by_share.argmax(3) == self.truth).flatten(1)  # (S, R N)
+        counts = right.sum(1)
+        differing = (right != right[counts.argmax()]).sum(1)
+        as_good = counts.max() - counts <= (differing + 2).sqrt()
+        self.share = self.shares[int(as_good.nonzero()[0])]
+
+    def accuracy_of(self, share: float) -> float:
+        found = self.by_share[self.shares.index(share)].argmax(2)
+        return float((found == self.truth).double().mean())
+
+    def advice(self) -> str:
+        """Say what training all weights brings beside a head on the encoder as it is."""
+        start, end = (100 * self.accuracy_of(share) for share in (0.0, 1.0))
+        told = f"the encoder as it is {start:.1f} %, all weights trained {end:.1f} %"
+        if not self.share:
+            return f"{told}: it stays as it is, and --freeze gives that in seconds"
+        if self.share == 1:
+            return f"{told}: all weights are taken as they are trained"
+        there = 100 * self.accuracy_of(self.share)
+        return f"{told}: they go {100 * self.share:.0f} % of that way ({there:.1f} %)"
 
     def save(self, folder: Path, identity: dict) -> None:
         """Keep what is done, for a run that is stopped here."""
         buffer = io.BytesIO()
-        np.save(buffer, self.scores.numpy())
+        np.save(buffer, self.by_share.numpy())
         write_atomically(folder / KEPT, buffer.getvalue() + _mark(identity))
 
     def restore(self, folder: Path, identity: dict) -> None:
@@ -79,8 +120,8 @@ class Folds:
         mark = _mark(identity)
         if blob.endswith(mark):
             kept = torch.from_numpy(np.load(io.BytesIO(blob[: -len(mark)])))
-            if kept.shape == self.scores.shape:
-                self.scores = kept
+            if kept.shape == self.by_share.shape:
+                self.by_share = kept
 
     def accuracies(self) -> list[float]:
         """Compute the accuracy of each repeat."""
@@ -105,6 +146,8 @@ class Folds:
             "accuracy": statistics.mean(accuracies),
             "std": statistics.stdev(accuracies) if repeats > 1 else None,
             "standard_error": self.standard_error(),
+            "share": self.share,
+            "accuracy_by_share": {str(share): self.accuracy_of(share) for share in self.shares},
             "expected_calibration_error": calibration_error(
                 self.scores.flatten(0, 1) / self.temperature(), self.truth.repeat(repeats)
             ),
@@ -160,40 +203,6 @@ def _check_finite(finite: bool, rate_flag: str) -> None:
         raise UserError(
             f"in the cross-validation the weights are not finite numbers; try a lower {rate_flag}"
         )
-
-
-def find_temperature(scores: Tensor, truth: Tensor) -> float:
-    """Find the T for which softmax(scores / T) is most likely to give the labels (1706.04599).
-
-    scores: (N, classes). truth: (N,). As in Platt's scaling the labels count as slightly uncertain:
-    N + 1 of N + classes are right. So T stays above 0 if no score is wrong.
-    """
-    classes = scores.shape[1]
-    smoothing = classes / (len(scores) + classes)
-    scores = scores.double()
-    log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_t], max_iter=200, line_search_fn="strong_wolfe")
-
-    def objective() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(scores / log_t.exp(), truth, label_smoothing=smoothing)
-        loss.backward()
-        return loss
-
-    optimizer.step(objective)
-    return float(log_t.detach().exp().clamp(1e-3, 1e3))
-
-
-def calibration_error(scores: Tensor, truth: Tensor, bins: int = 15) -> float:
-    """Compute the expected calibration error: |accuracy - confidence|, averaged over the images.
-
-    Images are gathered in `bins` of equal width by their confidence (1706.04599, equation 3).
-    """
-    confidence, predicted = scores.double().softmax(1).max(1)
-    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gap = (predicted == truth).double() - confidence
-    return float(torch.zeros(bins, dtype=torch.float64).index_add(0, bin_of, gap).abs().sum()
-                 / len(scores))  # fmt: skip
 
 
 def _mark(identity: dict) -> bytes:

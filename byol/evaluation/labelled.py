@@ -12,7 +12,7 @@ from byol.config import ClassifierConfig
 from byol.encoder import Encoder
 from byol.errors import UserError, note, printable
 from byol.evaluation.features import FeatureExtractor
-from byol.evaluation.folds import MOST_TO_REPEAT, REPEATS, Folds
+from byol.evaluation.folds import MOST_TO_REPEAT, REPEATS, SHARES, Folds
 from byol.evaluation.leakage import Duplicates
 
 MOST_PAIRS = 100_000_000  # of a training and a test image that are compared: some seconds
@@ -37,6 +37,12 @@ class Labelled:
         check_labelled(config, photos, split)
         self.photos, self.split = photos, split
         self.train = split.labelled
+        self.unlabelled = split.unlabelled if config.self_train else split.unlabelled[:0]
+        if config.self_train and not len(self.unlabelled):
+            raise UserError(
+                "--self-train needs unlabelled photos, and all are labelled: give fewer --labels, "
+                "or leave it out"
+            )
         self.tested_on, self.test = pick_test_images(photos, split, or_none=True)
         self.duplicates: Duplicates | None = None
         self.folds = self._draw_folds(config)
@@ -56,7 +62,8 @@ class Labelled:
             note(f"the probabilities are not calibrated: {error}")
             return None
         truth = torch.from_numpy(self.photos.labels[self.train])
-        return Folds(np.stack(folds), truth, self.photos.classes)
+        shares = SHARES if config.begins_with_head else (1.0,)
+        return Folds(np.stack(folds), truth, self.photos.classes, shares)
 
     def truth(self, rows: np.ndarray, device: torch.device) -> Tensor:
         """Give the labels of `rows`: (N,) on the device."""

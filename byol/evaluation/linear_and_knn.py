@@ -15,7 +15,9 @@ FOLDS = 5
 MOST_IMAGES_TO_CHOOSE = 5_000
 
 
-def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[nn.Linear, float]:
+def fit_linear(
+    features: Tensor, labels: Tensor, classes: int, strength: float | None = None
+) -> tuple[nn.Linear, float]:
     """Fit logistic regression to features (N, width) and labels (N,): (the head, its L2 strength).
 
     Minimises the sum of the cross-entropies + strength / 2 * |W|^2 by L-BFGS from zero weights, so
@@ -23,16 +25,24 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[nn.Linea
     cross-entropy in `FOLDS`-fold cross-validation on these images alone, or on
     `MOST_IMAGES_TO_CHOOSE` of them if there are more. (In this form the best strength moves by a
     decade at most with the count of images.) Raises `UserError` for a class with fewer than two
-    images.
+    images. A strength that is given is taken, and nothing is chosen or raised.
     """
     if len(features) < features.shape[1]:  # the weights lie in the span of the images: work there
         basis = torch.linalg.qr(features.T).Q  # (width, N)
-        inner, strength = fit_linear(features @ basis, labels, classes)
+        inner, strength = fit_linear(features @ basis, labels, classes, strength)
         head = _zero_head(features.shape[1], classes, features.device)
         with torch.no_grad():
             head.weight.copy_(inner.weight @ basis.T)
             head.bias.copy_(inner.bias)
         return head, strength
+    strength = choose_strength(features, labels, classes) if strength is None else strength
+    head = _zero_head(features.shape[1], classes, features.device)
+    _minimise(head, features, labels, strength)
+    return head, strength
+
+
+def choose_strength(features: Tensor, labels: Tensor, classes: int) -> float:
+    """Choose the L2 strength by cross-validation, as `fit_linear` describes."""
     counts = torch.bincount(labels, minlength=classes)
     folds = min(FOLDS, int(counts.min()))
     if folds < 2:
@@ -53,10 +63,24 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[nn.Linea
             losses[-1] += F.cross_entropy(scores, labels[test], reduction="sum").item()
         if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
             break  # past the best: what is weaker still fits slower and worse
-    strength = STRENGTHS[losses.index(min(losses))]
-    head = _zero_head(features.shape[1], classes, features.device)
-    _minimise(head, features, labels, strength)
-    return head, strength
+    return STRENGTHS[losses.index(min(losses))]
+
+
+def scores_by_folds(features: Tensor, labels: Tensor, classes: int, strength: float) -> Tensor:
+    """Score each image by a head that did not learn from it: (N, classes).
+
+    features, labels, strength: as for and from `fit_linear`. Images that no fold has drawn (if
+    there are more than `MOST_IMAGES_TO_CHOOSE`) are scored by a head of all those that are drawn.
+    """
+    fold = _folds(labels, min(FOLDS, int(torch.bincount(labels, minlength=classes).min())))
+    scores = torch.empty(len(features), classes, device=features.device)
+    for number in fold.unique().tolist():
+        head = _zero_head(features.shape[1], classes, features.device)
+        learned = (fold >= 0) & (fold != number)
+        _minimise(head, features[learned], labels[learned], strength)
+        with torch.no_grad():
+            scores[fold == number] = head(features[fold == number])
+    return scores
 
 
 def _zero_head(width: int, classes: int, device: torch.device) -> nn.Linear:

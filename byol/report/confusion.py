@@ -110,7 +110,7 @@ def draw_confusion(
 def show_confusion(path: Path, groups: dict) -> Shown:
     """Write the picture of the best classifiers and of random weights, and say what it shows.
 
-    groups: {(init, freeze): runs}. Raises `UserError` if a run has no confusion matrix.
+    groups: {(init, trained): runs}. Raises `UserError` if a run has no confusion matrix.
     """
     beside = with_random(groups)
     matrices = {name_of(group): confusion_of(groups[group]) for group in beside}

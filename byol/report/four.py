@@ -13,12 +13,15 @@ from byol.report.table import mean_and_deviation
 
 
 def show_accuracy(path: Path, groups: dict) -> Shown:
-    """Write the bars of test accuracies, and say what they show. groups: {(init, freeze): runs}."""
+    """Write the bars of test accuracies, and say what they show.
+
+    groups: {(init, trained): runs}.
+    """
     save_picture(draw_accuracy(groups), path)
     told = []
-    for (init, freeze), runs in groups.items():
+    for (init, trained), runs in groups.items():
         values = [run["summary"]["test_accuracy"] for run in runs]
-        told.append(f"{_name(init)}, {TRAINED[freeze]}: {mean_and_deviation(values, ' seeds')} %")
+        told.append(f"{_name(init)}, {TRAINED[trained]}: {mean_and_deviation(values, ' seeds')} %")
     summary = next(iter(groups.values()))[0]["summary"]
     caption = (
         f"{accuracy_name(summary).capitalize()} with {summary['labels']:,} labels "
@@ -28,12 +31,12 @@ def show_accuracy(path: Path, groups: dict) -> Shown:
     return Shown(path, "Accuracy", caption, "; ".join(told) + ".")
 
 
-def show_losses(path: Path, groups: dict, freeze: bool) -> Shown:
+def show_losses(path: Path, groups: dict, trained: str) -> Shown:
     """Write the curves of the training loss, and say what they show."""
-    save_picture(draw_losses(groups, freeze), path)
+    save_picture(draw_losses(groups, trained), path)
     told = []
     for (init, of_group), runs in groups.items():
-        if of_group == freeze:
+        if of_group == trained:
             first, last = (
                 sum(run["rows"][at]["loss"] for run in runs) / len(runs) for at in (0, -1)
             )
@@ -42,7 +45,7 @@ def show_losses(path: Path, groups: dict, freeze: bool) -> Shown:
         "Training loss on the labelled photos. It says how fast a classifier learns its own "
         "photos by heart, and nothing of others: a low loss is no high accuracy."
     )
-    return Shown(path, f"Training loss, {TRAINED[freeze]}", caption, "; ".join(told) + ".")
+    return Shown(path, f"Training loss, {TRAINED[trained]}", caption, "; ".join(told) + ".")
 
 
 def show_pretraining(path: Path, pretraining: dict[str, list[dict]]) -> Shown:

@@ -6,27 +6,27 @@ import statistics
 from pathlib import Path
 
 from byol.report.runs import read_jsonl
-from byol.report.style import TRAINED, styles_of
+from byol.report.style import FROZEN, TRAINED, styles_of
 from byol.run.checkpoint import CLASSIFIER
 from byol.run.left import read_json
 
 
-def name_of(group: tuple[str, bool]) -> str:
-    """Name a group by what its weights start from and what learned: (init, freeze)."""
-    init, freeze = group
-    return f"{styles_of([init])[init]['label']}, {TRAINED[freeze]}"
+def name_of(group: tuple[str, str]) -> str:
+    """Name a group by what its weights start from and what learned: (init, trained)."""
+    init, trained = group
+    return f"{styles_of([init])[init]['label']}, {TRAINED[trained]}"
 
 
-def best_of(groups: dict) -> tuple[str, bool]:
-    """Pick the group with the highest mean test accuracy. groups: {(init, freeze): runs}."""
+def best_of(groups: dict) -> tuple[str, str]:
+    """Pick the group with the highest mean test accuracy. groups: {(init, trained): runs}."""
 
-    def accuracy(group: tuple[str, bool]) -> float:
+    def accuracy(group: tuple[str, str]) -> float:
         return statistics.mean(run["summary"]["test_accuracy"] for run in groups[group])
 
     return max(groups, key=accuracy)
 
 
-def with_random(groups: dict) -> list[tuple[str, bool]]:
+def with_random(groups: dict) -> list[tuple[str, str]]:
     """List the best group of random weights and that of all others, as far as they are there.
 
     That of random weights has learned as the other one has (frozen or full), if there is such a
@@ -44,7 +44,7 @@ def frozen_run(groups: dict) -> str:
 
     Without one it is the name of a run that would be.
     """
-    names = {init: runs[0]["name"] for (init, freeze), runs in groups.items() if freeze}
+    names = {init: runs[0]["name"] for (init, trained), runs in groups.items() if trained == FROZEN}
     learned = {init: name for init, name in names.items() if init != "random"}
     return names.get("byol") or next(iter(learned.values()), "classifier-byol-frozen")
 

@@ -64,7 +64,7 @@ def show_mistakes(path: Path, mistakes: list, tested: int, summary: dict, photos
     shown, classes = mistakes[:COUNT], photos.classes
     names = {one.row: photos.names[one.row] for one in shown}
     picture = thumbnails(photos, np.arange(len(photos.sizes)))
-    of = name_of((summary["init"], summary["freeze"]))
+    of = name_of((summary["init"], summary["trained"]))
     what = f"{len(mistakes):,} of {tested:,} test photos are wrong"
     save_picture(draw_mistakes(shown, classes, names, picture, f"{what}: {of}"), path)
     told = "; ".join(

@@ -65,17 +65,22 @@ def parts_of(runs: Path, pretraining: dict[str, list[dict]], groups: dict) -> li
         settings = _settings(runs / name)
         abouts = [about] if about else []
         parts.append(Part(f"Pretraining: {name}", what, settings, PretrainConfig(), abouts))
-    for (init, freeze), of_group in sorted(groups.items(), key=lambda pair: not pair[0][1]):
+    for (init, trained), of_group in sorted(groups.items(), key=_place):
         values = [run["summary"]["test_accuracy"] for run in of_group]
         mean = mean_and_deviation(values).partition(" (")[0]
         seeds = f"{len(values)} seeds, " if len(values) > 1 else ""
         what = f"{mean} % ({seeds}{of_group[0]['summary']['tested_on']}): "
         what += ", ".join(run["name"] for run in of_group) + "."
         abouts = [whole_about(run["summary"].get("about")) for run in of_group]
-        name = f"Classifier: {styles_of([init])[init]['label']}, {TRAINED[freeze]}"
+        name = f"Classifier: {styles_of([init])[init]['label']}, {TRAINED[trained]}"
         settings = _settings(runs / of_group[0]["name"]) or of_group[0]["summary"].get("run") or {}
         parts.append(Part(name, what, settings, ClassifierConfig(), [a for a in abouts if a]))
     return parts
+
+
+def _place(group: tuple) -> int:
+    """Give the place of a group, ((init, trained), runs), by what learned."""
+    return list(TRAINED).index(group[0][1])
 
 
 def _settings(folder: Path) -> dict:

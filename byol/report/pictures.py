@@ -14,7 +14,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from byol.files import write_atomically
-from byol.report.style import REPRESENTATIONS, TRAINED, accuracy_name, plain, styles_of
+from byol.report.style import (
+    REPRESENTATIONS,
+    SELF_TRAINED,
+    TRAINED,
+    accuracy_name,
+    kinds_of,
+    plain,
+    styles_of,
+)
 from byol.report.table import PROTOCOLS, Cell
 
 DPI = 120
@@ -42,11 +50,11 @@ def data_name(summary: dict) -> str:
     return plain(Path(summary["data"]).name)
 
 
-def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
+def draw_losses(groups: dict, trained: str) -> plt.Figure:
     """Training loss over epochs of each start: mean over seeds, band from min to max."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for init, style in styles_of(init for init, _ in groups).items():
-        group = groups.get((init, freeze))
+        group = groups.get((init, trained))
         if not group:
             continue
         length = min(len(run["rows"]) for run in group)
@@ -59,11 +67,12 @@ def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
         axes.fill_between(
             epochs, losses.min(0), losses.max(0), color=style["color"], alpha=0.2, lw=0
         )
-    summary = next(g for (_, f), g in groups.items() if f == freeze)[0]["summary"]
+    summary = next(g for (_, of), g in groups.items() if of == trained)[0]["summary"]
     axes.set_title(
-        f"Training loss, {TRAINED[freeze]} ({data_name(summary)}, {summary['labels']} labels)"
+        f"Training loss, {TRAINED[trained]} ({data_name(summary)}, {summary['labels']} labels)"
     )
-    axes.set_xlabel("epoch over the labelled images")
+    over = "unlabelled" if trained == SELF_TRAINED else "labelled"
+    axes.set_xlabel(f"epoch over the {over} images")
     axes.set_ylabel("cross-entropy (nats)")
     axes.set_ylim(bottom=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -73,13 +82,14 @@ def draw_losses(groups: dict, freeze: bool) -> plt.Figure:
 
 
 def draw_accuracy(groups: dict) -> plt.Figure:
-    """Test accuracy of each start, frozen and full: bars of the mean, a dot for each seed."""
+    """Test accuracy of each start and of what learned: bars of the mean, a dot for each seed."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     styles = styles_of(init for init, _ in groups)
     width = 0.8 / len(styles)
+    kinds = kinds_of(groups)
     for number, (init, style) in enumerate(styles.items()):
-        for place, freeze in enumerate((True, False)):
-            group = groups.get((init, freeze))
+        for place, trained in enumerate(kinds):
+            group = groups.get((init, trained))
             x = place + (number - (len(styles) - 1) / 2) * width
             if not group:
                 axes.text(x, 2, "no run", ha="center", color="0.4")
@@ -95,11 +105,11 @@ def draw_accuracy(groups: dict) -> plt.Figure:
     summary = next(iter(groups.values()))[0]["summary"]
     chance = 100 * summary.get("chance", 1 / len(summary["classes"]))  # earlier versions: even
     axes.axhline(chance, color="0.3", ls=":", lw=1)
-    axes.text(1.55, chance + 0.8, "chance", ha="right", color="0.3", fontsize=9)
-    axes.set_xlim(-0.6, 1.6)
+    axes.text(len(kinds) - 0.45, chance + 0.8, "chance", ha="right", color="0.3", fontsize=9)
+    axes.set_xlim(-0.6, len(kinds) - 0.4)
     axes.set_ylim(0, 122)  # room for the legend above a bar of 100
     axes.set_yticks(range(0, 101, 20))
-    axes.set_xticks([0, 1], [TRAINED[True], TRAINED[False]])
+    axes.set_xticks(range(len(kinds)), [TRAINED[trained] for trained in kinds])
     axes.set_ylabel(f"{accuracy_name(summary)} (%)")
     seeds = max(len(g) for g in groups.values())
     axes.set_title(

@@ -9,7 +9,7 @@ from pathlib import Path
 from byol.config import modern_settings
 from byol.errors import printable
 from byol.files import same_photos
-from byol.report.style import styles_of
+from byol.report.style import FROZEN, FULL, SELF_TRAINED, styles_of
 from byol.run.metrics import HEALTH, read_jsonl, read_lines
 
 # what runs that are compared must share, beside the photos
@@ -75,8 +75,8 @@ def can_be_compared(summary: dict, other: dict) -> bool:
 
 def leave_out_other_settings(classifiers: list[dict]) -> None:
     """Take off the runs that were trained in another way than the newest of their group."""
-    for start in {(r["summary"]["init"], r["summary"]["freeze"]) for r in classifiers}:
-        group = [r for r in classifiers if (r["summary"]["init"], r["summary"]["freeze"]) == start]
+    for start in {(r["summary"]["init"], r["summary"]["trained"]) for r in classifiers}:
+        group = [r for r in classifiers if (r["summary"]["init"], r["summary"]["trained"]) == start]
         settings = newest_of(group)["summary"]["settings"]
         for run in group:
             others = run["summary"]["settings"]
@@ -93,7 +93,7 @@ def leave_out_repeats(classifiers: list[dict]) -> None:
     """Take off the older of runs that have the same seeds, too: they are no further seed."""
     newest: dict[tuple, dict] = {}
     for run in sorted(classifiers, key=lambda run: run["age"]):
-        keys = "init", "freeze", "seed", "label_seed"
+        keys = "init", "trained", "seed", "label_seed"
         newest[tuple(run["summary"].get(key) for key in keys)] = run
     repeats = [run for run in classifiers if run not in newest.values()]
     leave_out(classifiers, repeats, "the same seed again")
@@ -109,6 +109,8 @@ def read_classifier(folder: Path) -> tuple[dict, list[dict]]:
     check(all(type(summary[key]) is kind for key, kind in kinds.items()))
     # earlier versions did not say what a run was
     run = modern_settings(summary.get("run") or {"epochs": summary["epochs"]})
+    full = SELF_TRAINED if run.get("self_train") else FULL
+    summary["trained"] = FROZEN if summary["freeze"] else full
     summary["images"] = str(run.pop("images", summary["data"]))
     summary["weights"] = run.pop("weights", summary["init_file"])
     summary["settings"] = {key: value for key, value in run.items() if key not in NOT_COMPARED}

@@ -13,7 +13,7 @@ from byol.progress import duration
 from byol.report.gallery import Shown
 from byol.report.html import commands, document, facts, figure, paragraph, table, text
 from byol.report.parts import Part
-from byol.report.style import TRAINED, styles_of
+from byol.report.style import TRAINED, kinds_of, styles_of
 from byol.report.table import mean_and_deviation
 from byol.report.verdict import Verdict
 from byol.run.about import without_home
@@ -27,7 +27,7 @@ def write_page(
 ) -> Path:
     """Write the page, whole or not at all.
 
-    groups: {(init, freeze): runs}. shown: the pictures, in their order. parts: the runs, those of
+    groups: {(init, trained): runs}. shown: the pictures, in their order. parts: the runs, those of
     pretraining first.
     """
     sections = {
@@ -59,16 +59,16 @@ def answer(verdict: Verdict) -> str:
 
 
 def accuracies(groups: dict) -> str:
-    """Write a table of the accuracies: a row for each start, frozen and full."""
+    """Write a table of the accuracies: a row for each start, a column for what learned."""
     if not groups:
         return ""
     summary = next(iter(groups.values()))[0]["summary"]
     seeds = {len(runs) for runs in groups.values()}
-    rows = []
+    rows, kinds = [], kinds_of(groups)
     for init, style in styles_of(init for init, _ in groups).items():
         cells = [style["label"]]
-        for freeze in (True, False):
-            values = [run["summary"]["test_accuracy"] for run in groups.get((init, freeze), [])]
+        for trained in kinds:
+            values = [run["summary"]["test_accuracy"] for run in groups.get((init, trained), [])]
             told = mean_and_deviation(values, " seeds") if values else "no run"
             cells.append(told.partition(" (")[0] if len(seeds) == 1 else told)
         rows.append(cells)
@@ -79,8 +79,8 @@ def accuracies(groups: dict) -> str:
         f"Accuracy in %, {tested}, {summary['labels']:,} labels, {summary['image_size']} px, "
         f"{summary['representation']} features{of}"
     )
-    head = ["weights", TRAINED[True], TRAINED[False]]
-    return table(caption, head, rows, numbers=(1, 2), kind="accuracies")
+    head = ["weights", *(TRAINED[trained] for trained in kinds)]
+    return table(caption, head, rows, numbers=range(1, len(head)), kind="accuracies")
 
 
 # ---- photos

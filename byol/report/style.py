@@ -17,8 +17,15 @@ REPRESENTATIONS = {"avgpool": ("#0072B2", ""), "combined": ("#E69F00", "//")}
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 CLASSES = (*LINES, "#000000")  # of the largest classes
 OTHER_CLASSES = "#999999"
-TRAINED = {False: "full model", True: "frozen backbone"}  # by whether the encoder is frozen
+FROZEN, FULL, SELF_TRAINED = "frozen", "full", "self-trained"  # what learned, and how
+TRAINED = {FROZEN: "frozen backbone", FULL: "full model", SELF_TRAINED: "self-trained"}
 MOST_IN_LEGEND = 12
+
+
+def kinds_of(groups: Iterable[tuple[str, str]]) -> list[str]:
+    """List what learned in some groups, (init, trained): always frozen and full, in their order."""
+    there = {trained for _, trained in groups}
+    return [trained for trained in TRAINED if trained in there or trained != SELF_TRAINED]
 
 
 def styles_of(starts: Iterable[str]) -> dict[str, dict]:

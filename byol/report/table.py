@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from byol.config import REPRESENTATIONS
-from byol.report.style import TRAINED, accuracy_name, styles_of
+from byol.report.style import TRAINED, accuracy_name, kinds_of, styles_of
 
 UNEVEN = 1.1  # share of the largest class against even shares, from which both are shown
 PROTOCOLS = {"linear": "linear evaluation", "knn": "kNN", "fine-tuned": "fine-tuned"}
@@ -94,7 +94,7 @@ def markdown(cells: list[Cell], tested_on: dict[str, str]) -> str:
 def accuracy_table(groups: dict) -> str:
     """Write the accuracies of classifiers: in per cent, mean and standard deviation over seeds.
 
-    groups: {(init, freeze): runs} (see `read_runs`).
+    groups: {(init, trained): runs} (see `read_runs`).
     """
     if not groups:
         return ""
@@ -104,12 +104,12 @@ def accuracy_table(groups: dict) -> str:
     lines = [f"| {accuracy_name(summaries[0])}, % | {labels} |", "|---|" + "---|" * len(styles)]
     uneven = any(s.get("chance", 0) > UNEVEN / len(s["classes"]) for s in summaries)
     figures = {"test_accuracy": ""} | ({"balanced_accuracy": ", balanced"} if uneven else {})
-    for freeze in (True, False):
+    for trained in kinds_of(groups):
         for figure, what in figures.items():
             cells = []
             for init in styles:
-                summaries = [run["summary"] for run in groups.get((init, freeze), [])]
+                summaries = [run["summary"] for run in groups.get((init, trained), [])]
                 values = [s[figure] for s in summaries if figure in s]
                 cells.append(mean_and_deviation(values, " seeds") if values else "no run")
-            lines.append(f"| {TRAINED[freeze]}{what} | {' | '.join(cells)} |")
+            lines.append(f"| {TRAINED[trained]}{what} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

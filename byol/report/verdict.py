@@ -39,16 +39,16 @@ class Verdict:
 
 
 def verdict(groups: dict, curve: str = "") -> Verdict:
-    """Compare BYOL's weights with random ones. groups: {(init, freeze): runs} (see `read_runs`).
+    """Compare BYOL's weights with random ones. groups: {(init, trained): runs} (see `read_runs`).
 
-    The frozen backbone comes first, then the full model. curve: the sentence of a label curve. It
+    They come in the order of `TRAINED`. curve: the sentence of a label curve. It
     comes before both, since it has more draws of the labels.
     """
     told = [
         comparison
-        for freeze in (True, False)
-        if ("byol", freeze) in groups and ("random", freeze) in groups
-        for comparison in [compare(groups, freeze)]
+        for trained in TRAINED
+        if ("byol", trained) in groups and ("random", trained) in groups
+        for comparison in [compare(groups, trained)]
     ]
     first = told[0] if told else Verdict(NONE, _what_is_missing(groups))
     others = [f"{other.sentence} {' '.join(other.more)}" for other in told[1:]]
@@ -58,21 +58,21 @@ def verdict(groups: dict, curve: str = "") -> Verdict:
     return Verdict(NONE, curve, whole + others, headline="What pretraining is worth in labels")
 
 
-def compare(groups: dict, freeze: bool) -> Verdict:
-    """Compare the classifiers of both starts, frozen or full.
+def compare(groups: dict, trained: str) -> Verdict:
+    """Compare the classifiers of both starts.
 
     A gap is clear if it is larger than twice the deviation over the seeds, and larger than twice
     the standard error that tests on so few photos have.
     """
-    byol, random = (accuracies(groups[init, freeze]) for init in ("byol", "random"))
+    byol, random = (accuracies(groups[init, trained]) for init in ("byol", "random"))
     gap = statistics.mean(byol) - statistics.mean(random)
     means = f"{statistics.mean(byol):.1f} against {statistics.mean(random):.1f} %"
-    summary = groups["byol", freeze][0]["summary"]
+    summary = groups["byol", trained][0]["summary"]
     error = test_error(byol, random, summary["test_images"])
     spread = max((statistics.stdev(v) for v in (byol, random) if len(v) > 1), default=None)
     seeds = sorted({len(byol), len(random)})
 
-    more = [_how(summary, freeze, seeds, spread)]
+    more = [_how(summary, trained, seeds, spread)]
     if spread is not None and abs(gap) <= 2 * spread:
         more.append(f"The seeds deviate by {spread:.1f} points, so the gap may be luck.")
     elif abs(gap) <= 2 * error:
@@ -81,10 +81,10 @@ def compare(groups: dict, freeze: bool) -> Verdict:
     if seeds[0] == 1:
         more.append("One seed cannot show how much is luck: --seeds 3 does.")
     better = [
-        f"{_label(init)} reach {statistics.mean(accuracies(groups[init, freeze])):.1f} %, more "
+        f"{_label(init)} reach {statistics.mean(accuracies(groups[init, trained])):.1f} %, more "
         "than BYOL's."
         for init, of in groups
-        if of == freeze and statistics.mean(accuracies(groups[init, of])) > statistics.mean(byol)
+        if of == trained and statistics.mean(accuracies(groups[init, of])) > statistics.mean(byol)
         if init not in ("byol", "random")
     ]
     if gap <= 0:
@@ -108,7 +108,7 @@ def test_error(byol: list[float], random: list[float], images: int) -> float:
     return 100 * sum(p * (1 - p) / max(1, images) for p in shares) ** 0.5
 
 
-def _how(summary: dict, freeze: bool, seeds: list[int], spread: float | None) -> str:
+def _how(summary: dict, trained: str, seeds: list[int], spread: float | None) -> str:
     """Say how it was measured."""
     tested = TESTS.get(summary["tested_on"], "tested on {} photos").format(
         f"{summary['test_images']:,}"
@@ -116,8 +116,8 @@ def _how(summary: dict, freeze: bool, seeds: list[int], spread: float | None) ->
     count = " and ".join(map(str, seeds))
     of = "one seed each" if seeds == [1] else f"mean of {count} seeds"
     of += f", which deviate by {spread:.1f} points at most" if spread is not None else ""
-    trained = TRAINED[freeze].capitalize()
-    return f"{trained}, {summary['labels']:,} labels, {of}; {tested}."
+    learned = TRAINED[trained].capitalize()
+    return f"{learned}, {summary['labels']:,} labels, {of}; {tested}."
 
 
 def _label(init: str) -> str:

@@ -267,3 +267,76 @@ def test_a_head_that_is_not_finite_is_refused(tmp_path):
     classifier.save(path, {})
     with pytest.raises(UserError, match=r"classifier\.pt holds weights that are not finite"):
         Classifier.load(path, CPU)
+
+
+# ---- the way of a full model
+
+
+def test_a_full_model_begins_with_the_head_of_its_features(photos):
+    """A head by logistic regression: at its least the gradient of the penalised loss is zero."""
+    classifier, rows = prepare(build(), CPU), np.arange(12)
+    features = classifier.extractor(CPU, None)(classifier.encoder, photos, rows)
+    truth = torch.arange(12) % 3
+    temperature = classifier.begin_with_head(features, truth)
+    assert temperature > 0
+    seen = classifier.scaling.eval()(features)
+    head = classifier.head
+    with torch.no_grad():
+        assert torch.allclose(classifier.folded_head()(features), head(seen), atol=1e-4)
+        assert head(seen).argmax(1).tolist() == truth.tolist()
+    head.zero_grad()
+    F.cross_entropy(head(seen), truth, reduction="sum").backward()
+    strength = -(head.weight.grad * head.weight).sum() / head.weight.square().sum()
+    assert strength > 0
+    assert torch.allclose(head.weight.grad, -strength * head.weight, atol=1e-3)
+    assert head.bias.grad.abs().max() < 1e-3
+
+
+def test_a_class_with_one_image_has_a_first_head_too(photos):
+    classifier, rows = prepare(build(), CPU), np.arange(5)
+    features = classifier.extractor(CPU, None)(classifier.encoder, photos, rows)
+    assert classifier.begin_with_head(features, torch.tensor([0, 0, 1, 1, 2])) == 1.0
+    assert classifier.folded_head()(features).argmax(1).tolist() == [0, 0, 1, 1, 2]
+
+
+def test_weights_go_from_the_start_to_the_end_of_training(photos):
+    classifier, rows = prepare(build(), CPU), np.arange(12)
+    features = classifier.extractor(CPU, None)(classifier.encoder, photos, rows)
+    classifier.begin_with_head(features, torch.arange(12) % 3)
+
+    def state() -> dict:
+        return {name: value.clone() for name, value in classifier.learning.state_dict().items()}
+
+    start = state()
+    classifier.train()
+    classifier(views_of(photos, rows))  # BatchNorm's statistics move
+    with torch.no_grad():
+        for weight in classifier.parameters():
+            weight.add_(torch.randn_like(weight))
+    end = state()
+    for share in (1.0, 0.25, 0.0, 0.25, 1.0):  # in any order
+        classifier.go_to(share)
+        for name, value in state().items():
+            if not value.is_floating_point():
+                assert torch.equal(value, end[name]), name
+                continue
+            between = (1 - share) * start[name] + share * end[name]
+            assert torch.allclose(value, between, atol=1e-5), name
+            assert share or torch.equal(value, start[name]), name
+            assert share != 1 or torch.equal(value, end[name]), name
+    changed = [name for name in start if not torch.equal(start[name], end[name])]
+    assert {"encoder.bn1.running_mean", "standardise.norm.running_var"} <= set(changed)
+
+
+def test_fixed_statistics_stay_while_the_weights_learn(photos):
+    classifier, rows = prepare(build(), CPU), np.arange(12)
+    features = classifier.extractor(CPU, None)(classifier.encoder, photos, rows)
+    classifier.begin_with_head(features, torch.arange(12) % 3)
+    classifier.fixed_statistics = True
+    classifier.train()
+    before = [buffer.clone() for buffer in classifier.buffers()]
+    alone, among = (classifier(views_of(photos, rows[:n]))[:2] for n in (2, 12))
+    assert torch.allclose(alone, among, atol=1e-4)  # a view does not depend on the others
+    assert all(map(torch.equal, before, classifier.buffers()))
+    among.sum().backward()
+    assert classifier.encoder.conv1.weight.grad.abs().max() > 0

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from byol.errors import UserError
-from byol.evaluation.folds import KEPT, Folds, calibration_error, find_temperature
+from byol.evaluation.folds import KEPT, Folds
+from byol.evaluation.temperature import calibration_error, find_temperature
 
 FOLDS = np.array([[0, 1, 0, 1], [1, 1, 0, 0]])
 TRUTH = torch.tensor([0, 0, 1, 1])
@@ -73,6 +74,52 @@ def test_what_is_done_is_kept_for_the_same_run_alone(tmp_path):
     (tmp_path / KEPT).write_bytes((tmp_path / KEPT).read_bytes()[:-1])
     damaged.restore(tmp_path, {"lr": 1.0})
     assert len(list(damaged.to_do())) == 4
+
+
+def of_shares(*right: str) -> Folds:
+    """Folds of 20 images for each share: which of them are right ("x"), in words of 20 letters."""
+    truth = torch.zeros(20, dtype=torch.long)
+    shares = tuple(np.linspace(0, 1, len(right)).tolist())
+    folds = Folds(np.arange(20)[None] % 2, truth, ["cat", "dog"], shares)
+    for share, word in zip(shares, right, strict=True):
+        for repeat, of_fold in [(0, torch.arange(20) % 2 == n) for n in range(2)]:
+            hits = torch.tensor([letter == "x" for letter in word])[of_fold].float()
+            folds.note(repeat, of_fold, torch.stack([hits, 1 - hits], dim=1), "--lr", share)
+    assert not list(folds.to_do())
+    folds.choose_share()
+    return folds
+
+
+@pytest.mark.parametrize(
+    ("right", "share"),
+    [
+        (["xxxxxxxxxx----------", "xxxxxxxxxx----------"], 0.0),  # no difference
+        (["xxxxxxxxxx----------", "x-xxxxxxxx----------"], 0.0),
+        # 3 more and none fewer are above sqrt(3 + 2), 2 more are within sqrt(2 + 2)
+        (["xxxxxxxxxx----------", "xxxxxxxxxxxxx-------"], 1.0),
+        (["xxxxxxxxxx----------", "xxxxxxxxxxxx--------"], 0.0),
+        # 6 more and 3 fewer: 3 are within sqrt(9 + 2)
+        (["xxxxxxxxxx----------", "---xxxxxxxxxxxxx----"], 0.0),
+        # the middle is as good as the end within the error, the start is not
+        (["xxxxxxxxxx----------", "xxxxxxxxxxxxxxxx----", "xxxxxxxxxxxxxxxxx---"], 0.5),
+    ],
+)
+def test_training_goes_as_far_as_cross_validation_says_within_its_error(right, share):
+    folds = of_shares(*right)
+    assert folds.share == share
+    at = folds.shares.index(share)
+    assert folds.accuracies() == [right[at].count("x") / 20]
+    assert folds.summary()["accuracy_by_share"]["0.0"] == 0.5
+    start, end = (f"{5 * word.count('x')}.0 %" for word in (right[0], right[-1]))
+    assert folds.advice().startswith(f"the encoder as it is {start}, all weights trained {end}")
+    assert ("--freeze" in folds.advice()) == (share == 0)
+
+
+def test_what_was_kept_of_other_shares_is_not_taken(tmp_path):
+    of_shares("x" * 20, "-" * 20).save(tmp_path, {})
+    alone = Folds(np.arange(20)[None] % 2, torch.zeros(20, dtype=torch.long), ["cat", "dog"])
+    alone.restore(tmp_path, {})
+    assert len(list(alone.to_do())) == 2
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 3.0])

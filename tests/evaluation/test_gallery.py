@@ -33,6 +33,7 @@ from byol.report.neighbours import (
     is_wrong,
 )
 from byol.report.pictures import plt
+from byol.report.style import FROZEN, FULL
 from byol.report.views import draw_views, in_grey
 from byol.views.augment import TwoViews
 from data import open_photos
@@ -251,9 +252,9 @@ def test_hostile_and_long_names_are_drawn_and_stay_in_their_places(name):
 # ---- confusion
 
 
-def run(init: str, freeze: bool, confusion, accuracy: float = 0.5, name: str = "r") -> dict:
+def run(init: str, trained: str, confusion, accuracy: float = 0.5, name: str = "r") -> dict:
     classes = [f"class {n}" for n in range(len(confusion))]
-    summary = {"init": init, "freeze": freeze, "confusion": confusion, "classes": classes,
+    summary = {"init": init, "trained": trained, "confusion": confusion, "classes": classes,
                "test_accuracy": accuracy, "tested_on": "holdout",
                "test_images": int(np.sum(confusion)), "seed": 0}  # fmt: skip
     return {"name": name, "summary": summary}
@@ -261,9 +262,9 @@ def run(init: str, freeze: bool, confusion, accuracy: float = 0.5, name: str = "
 
 def test_matrices_of_seeds_are_added_and_a_damaged_one_is_refused():
     table = [[3, 1], [2, 4]]
-    assert confusion_of([run("byol", True, table)] * 2).tolist() == [[6, 2], [4, 8]]
+    assert confusion_of([run("byol", FROZEN, table)] * 2).tolist() == [[6, 2], [4, 8]]
     for damaged in ([[1, 2]], [[1, -2], [3, 4]], "no", [[0, 0], [0, 0]], [[1, 2], [3]]):
-        bad = run("byol", True, table)
+        bad = run("byol", FROZEN, table)
         bad["summary"]["confusion"] = damaged
         with pytest.raises(UserError, match="no confusion matrix"):
             confusion_of([bad])
@@ -288,8 +289,8 @@ def test_the_confusion_has_its_figures_in_words(classes, tmp_path):
     random = np.full((classes, classes), 2)
     byol = np.full((classes, classes), 1) + np.diag([classes] * classes)
     byol[0, 1] += classes
-    groups = {("random", True): [run("random", True, random.tolist(), 0.2)],
-              ("byol", True): [run("byol", True, byol.tolist(), 0.7)]}  # fmt: skip
+    groups = {("random", FROZEN): [run("random", FROZEN, random.tolist(), 0.2)],
+              ("byol", FROZEN): [run("byol", FROZEN, byol.tolist(), 0.7)]}  # fmt: skip
     shown = show_confusion(tmp_path / "confusion.png", groups)
     assert isinstance(shown, Shown)
     assert shown.path.is_file()
@@ -304,21 +305,23 @@ def test_the_confusion_has_its_figures_in_words(classes, tmp_path):
 def test_the_best_stands_beside_random_weights_that_learned_the_same_way():
     table = [[1, 0], [0, 1]]
     groups = {
-        ("random", True): [run("random", True, table, 0.5)],
-        ("random", False): [run("random", False, table, 0.6)],
-        ("byol", True): [run("byol", True, table, 0.9), run("byol", True, table, 0.7)],
-        ("byol", False): [run("byol", False, table, 0.79)],
+        ("random", FROZEN): [run("random", FROZEN, table, 0.5)],
+        ("random", FULL): [run("random", FULL, table, 0.6)],
+        ("byol", FROZEN): [run("byol", FROZEN, table, 0.9), run("byol", FROZEN, table, 0.7)],
+        ("byol", FULL): [run("byol", FULL, table, 0.79)],
     }
-    assert best_of(groups) == ("byol", True)
-    assert with_random(groups) == [("random", True), ("byol", True)]
-    del groups["random", True]
-    assert with_random(groups) == [("random", False), ("byol", True)]
-    assert with_random({("random", False): groups["random", False]}) == [("random", False)]
-    del groups["random", False]
-    assert with_random(groups) == [("byol", True)]
-    groups["random", True] = [run("random", True, table, 0.99)]  # the best of all
-    assert with_random(groups) == [("random", True), ("byol", True)]
-    assert frozen_run({("random", True): [{"name": "x"}], ("byol", True): [{"name": "y"}]}) == "y"
+    assert best_of(groups) == ("byol", FROZEN)
+    assert with_random(groups) == [("random", FROZEN), ("byol", FROZEN)]
+    del groups["random", FROZEN]
+    assert with_random(groups) == [("random", FULL), ("byol", FROZEN)]
+    assert with_random({("random", FULL): groups["random", FULL]}) == [("random", FULL)]
+    del groups["random", FULL]
+    assert with_random(groups) == [("byol", FROZEN)]
+    groups["random", FROZEN] = [run("random", FROZEN, table, 0.99)]  # the best of all
+    assert with_random(groups) == [("random", FROZEN), ("byol", FROZEN)]
+    assert (
+        frozen_run({("random", FROZEN): [{"name": "x"}], ("byol", FROZEN): [{"name": "y"}]}) == "y"
+    )
 
 
 def test_the_words_of_pretraining_have_the_last_figures_and_those_of_health(tmp_path):

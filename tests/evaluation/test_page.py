@@ -15,6 +15,7 @@ from byol.report.gallery import Shown
 from byol.report.html import LONGEST
 from byol.report.parts import Part, left_by_evaluate, parts_of
 from byol.report.sections import write_page
+from byol.report.style import FROZEN, FULL
 from byol.report.verdict import HEADLINES, Verdict, verdict
 from byol.run.about import PARTS
 
@@ -50,16 +51,16 @@ class Page(html.parser.HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-def run(init: str, freeze: bool, accuracy: float, seed: int = 0, **summary) -> dict:
-    content = {"init": init, "freeze": freeze, "seed": seed, "test_accuracy": accuracy}
+def run(init: str, trained: str, accuracy: float, seed: int = 0, **summary) -> dict:
+    content = {"init": init, "trained": trained, "seed": seed, "test_accuracy": accuracy}
     content |= {"labels": 250, "tested_on": "holdout", "test_images": 5000, "image_size": 64}
     content |= {"representation": "combined", "classes": ["cat", "dog"], "run": {"lr": 0.1}}
     content |= {"data": "some/photos"}
-    return {"name": f"{init}-{freeze}-{seed}", "summary": content | summary}
+    return {"name": f"{init}-{trained}-{seed}", "summary": content | summary}
 
 
 def groups(**accuracies: list[float]) -> dict:
-    return {(init, True): [run(init, True, value, seed) for seed, value in enumerate(values)]
+    return {(init, FROZEN): [run(init, FROZEN, value, seed) for seed, value in enumerate(values)]
             for init, values in accuracies.items()}  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def test_names_of_hostile_data_are_words_and_nothing_else(tmp_path, picture, nam
     def page(of: str) -> Page:
         shown = Shown(picture, of, of, of, [["x", of], [of, of]])
         told = Verdict("good", of, [of], headline=of)
-        compared = {(of, True): [run(of, True, 0.5, data=of)]}
+        compared = {(of, FROZEN): [run(of, FROZEN, 0.5, data=of)]}
         return page_of(tmp_path, [shown], [told_part(of)], compared, told)
 
     found = page(name)
@@ -178,7 +179,7 @@ def test_a_run_of_an_earlier_version_says_what_was_not_recorded(tmp_path):
     assert words.count("Settings: not recorded.") == 1  # those of a classifier are in its summary
     assert "Epoch 2.0: loss 0.500, spread 0.90." in words
     assert "Classifier: random weights, frozen backbone" in words
-    assert "55.0 ± 7.1 % (2 seeds, holdout): random-True-0, random-True-1." in words
+    assert "55.0 ± 7.1 % (2 seeds, holdout): random-frozen-0, random-frozen-1." in words
 
 
 @pytest.mark.parametrize("broken", ["x", 3, [], {}, {"sessions": 3}, None, "photos", "sessions"])
@@ -186,9 +187,9 @@ def test_a_record_that_is_not_whole_counts_as_none(tmp_path, broken):
     about = told_part("x").abouts[0]
     if broken in ("photos", "sessions"):
         broken = about | {broken: [{}]}
-    compared = {("random", True): [run("random", True, 0.5, about=broken)]}
+    compared = {("random", FROZEN): [run("random", FROZEN, 0.5, about=broken)]}
     assert parts_of(tmp_path, {}, compared)[0].abouts == []
-    compared = {("random", True): [run("random", True, 0.5, about=about)]}
+    compared = {("random", FROZEN): [run("random", FROZEN, 0.5, about=about)]}
     assert parts_of(tmp_path, {}, compared)[0].abouts == [about]
 
 
@@ -375,18 +376,21 @@ def test_the_verdict_is_honest(compared, kind, sentence, more):
 
 def test_the_verdict_says_what_was_no_test():
     """With 250 photos a gap of 4 points is less than 2 * sqrt(2 * 0.6 * 0.4 / 250) = 8.8."""
-    both = {(init, True): [run(init, True, a, tested_on="cross-validation", test_images=250)]
+    both = {(init, FROZEN): [run(init, FROZEN, a, tested_on="cross-validation", test_images=250)]
             for init, a in (("byol", 0.64), ("random", 0.6))}  # fmt: skip
     said = verdict(both)
     assert said.kind == "unclear"
     assert said.more[0].endswith("; judged by cross-validation on the 250 labelled photos.")
-    crossed = {("byol", True): [run("byol", True, 1)], ("random", False): [run("random", False, 1)]}
+    crossed = {
+        ("byol", FROZEN): [run("byol", FROZEN, 1)],
+        ("random", FULL): [run("random", FULL, 1)],
+    }
     assert "the other way round" in verdict(crossed).sentence
 
 
 def test_the_full_model_comes_second_and_stands_alone_if_it_must():
     frozen = groups(byol=[0.7], random=[0.6])
-    full = {(init, False): [run(init, False, value)] for init, value in (("byol", 0.9),
+    full = {(init, FULL): [run(init, FULL, value)] for init, value in (("byol", 0.9),
             ("random", 0.8))}  # fmt: skip
     said = verdict(full | frozen)
     assert "70.0 against 60.0" in said.sentence

@@ -4,6 +4,7 @@ import pytest
 
 from byol.report import table
 from byol.report.pictures import draw_accuracy, plt
+from byol.report.style import FROZEN, FULL
 from byol.report.table import Cell, mean_and_deviation
 
 
@@ -29,7 +30,7 @@ def test_a_table_has_a_row_for_each_representation_and_a_column_for_each_protoco
 
 def test_the_accuracies_of_classifiers_stand_by_start_and_part():
     runs = [{"summary": {"test_accuracy": value, "classes": ["a", "b"]}} for value in (0.6, 0.64)]
-    groups = {("random", True): runs[:1], ("byol", True): runs}
+    groups = {("random", FROZEN): runs[:1], ("byol", FROZEN): runs}
     assert table.accuracy_table(groups).splitlines()[2:] == [
         "| frozen backbone | 60.0 | 62.0 ± 2.8 (2 seeds) |",
         "| full model | no run | no run |",
@@ -39,7 +40,7 @@ def test_the_accuracies_of_classifiers_stand_by_start_and_part():
 
 def test_other_starts_have_columns_of_their_own():
     run = {"summary": {"test_accuracy": 0.5, "classes": ["a", "b"]}}
-    lines = table.accuracy_table({("imagenet", True): [run], ("a", False): [run]}).splitlines()
+    lines = table.accuracy_table({("imagenet", FROZEN): [run], ("a", FULL): [run]}).splitlines()
     assert lines == [
         "| test accuracy, % | random weights | BYOL weights | weights of a | ImageNet weights |",
         "|---|---|---|---|---|",
@@ -58,7 +59,7 @@ def test_of_uneven_classes_the_balanced_accuracy_stands_beside_the_other():
 def test_the_line_of_chance_is_the_share_of_the_largest_class():
     summary = {"test_accuracy": 0.95, "chance": 0.94, "classes": ["cat", "dog"], "data": "photos",
                "labels": 12, "image_size": 32}  # fmt: skip
-    figure = draw_accuracy({("random", True): [{"summary": summary}]})
+    figure = draw_accuracy({("random", FROZEN): [{"summary": summary}]})
     lines = [line.get_ydata() for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert [list(line) for line in lines] == [pytest.approx([94, 94])]
     plt.close(figure)

@@ -66,7 +66,7 @@ def test_a_plain_command_is_the_users_case():
     assert (config.losses, config.trained_blocks) == ("multi", {"layer3.0": 2, "layer2.0": 4})
     assert (config.optimizer, config.base_lr, config.decay) == ("sgd", 0.06, 0.002)
     assert (config.epochs, config.tau0, config.hidden_dim) == (240, 0.97, 1024)
-    assert ClassifierConfig().encoder_lr_scale == 0.1
+    assert ClassifierConfig(init="byol.pt").encoder_scale == 0.1
 
 
 def test_the_stored_side_is_a_little_above_the_image_size():

@@ -86,6 +86,8 @@ def stopped_after(steps: int):
         (4, ["--optimizer", "lars"]),
         (6, []),  # all steps: the test alone is missing
         (5, ["--freeze", "--folds", "3"]),
+        (2, ["--self-train", "3", "--representation", "combined"]),
+        (4, ["--folds", "2"]),  # amid the last training
     ],
 )
 def test_resume_gives_the_result_of_an_unbroken_run(capsys, steps, extra):
