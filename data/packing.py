@@ -36,12 +36,11 @@ from data.photos import FILES, PACK_VERSION, Photos, key_of, open_pack, open_who
 from data.shape import describe_shape, guess_shape, stored_shape
 from data.shards import (
     DIGEST_BYTES,
-    PLACES,
     ShardWriter,
     byte_rows,
+    complete,
     image_files,
     remove_shards,
-    shard_name,
 )
 from data.sources import Source
 from data.stored import write_array, write_texts
@@ -227,42 +226,6 @@ def _read(
     return content
 
 
-def _store(content: _Content, earlier: EarlierPhotos, writer: ShardWriter) -> dict:
-    """Complete the shards with the earlier photos, and say for the manifest what is where.
-
-    What lies in whole shards of earlier packs is linked, and takes no room. The rest is copied.
-    The order of files: whole shards that were written, those that are linked, the last one.
-    """
-    folder, shard_rows = writer.folder, writer.shard_rows
-    places = content.place_array()
-    used = np.unique(places[places >= 0])
-    rows, linked = earlier.link(used, shard_rows, folder)
-    decoded, copied = writer.count, rows < 0
-    for place in used[copied].tolist():
-        writer.add(*earlier.read(place))
-    if writer.count or not linked:
-        writer.finish()
-    whole = writer.count // shard_rows
-    written = np.arange(writer.count)
-    written[whole * shard_rows :] += linked * shard_rows  # the last file moves behind the links
-    if linked and writer.count % shard_rows:
-        os.rename(folder / shard_name(whole), folder / shard_name(whole + linked))
-    for number in range(linked):
-        os.rename(folder / f"linked-{number}.npy", folder / shard_name(whole + number))
-    rows[~copied] += whole * shard_rows
-    rows[copied] = written[decoded:]
-    final = np.empty(len(places), np.int64)
-    final[places < 0] = written[:decoded]
-    final[places >= 0] = rows[used.searchsorted(places[places >= 0])]
-    stored = writer.count + linked * shard_rows
-    in_order = bool((final == np.arange(len(final))).all())
-    if not in_order:
-        write_array(folder / PLACES, final.astype(np.uint32))
-    if in_order and stored == len(final) <= shard_rows:
-        return {}
-    return {"stored": stored, "shard_rows": shard_rows, "in_order": in_order}
-
-
 def _fill(
     content: _Content,
     found: Source,
@@ -272,7 +235,8 @@ def _fill(
 ) -> None:
     """Complete the files of a pack beside what the writer has written, and manifest.json."""
     names, skipped, (height, width) = content.names, content.skipped, content.shape
-    folder, of_shards = writer.folder, _store(content, earlier, writer)
+    folder = writer.folder
+    of_shards = complete(writer, content.place_array(), earlier)
     layout = classify(names)
     write_array(folder / "labels.npy", layout.labels)
     write_array(folder / "is_test.npy", layout.is_test)

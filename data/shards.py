@@ -163,6 +163,46 @@ class ShardWriter:
         self._file = None
 
 
+def complete(writer: ShardWriter, places: np.ndarray, earlier) -> dict:
+    """Complete the shards with the earlier photos, and say for the manifest what is where.
+
+    What lies in whole shards of earlier packs is linked, and takes no room. The rest is copied.
+    The order of files: whole shards that were written, those that are linked, the last one.
+
+    places: int64 (N,), the place of each photo of the pack among those of `earlier`, an
+        `EarlierPhotos`; -1 for those that the writer has written, in their order.
+
+    Raises `OSError`.
+    """
+    folder, shard_rows = writer.folder, writer.shard_rows
+    used = np.unique(places[places >= 0])
+    rows, linked = earlier.link(used, shard_rows, folder)
+    decoded, copied = writer.count, rows < 0
+    for place in used[copied].tolist():
+        writer.add(*earlier.read(place))
+    if writer.count or not linked:
+        writer.finish()
+    whole = writer.count // shard_rows
+    written = np.arange(writer.count)
+    written[whole * shard_rows :] += linked * shard_rows  # the last file moves behind the links
+    if linked and writer.count % shard_rows:
+        os.rename(folder / shard_name(whole), folder / shard_name(whole + linked))
+    for number in range(linked):
+        os.rename(folder / f"linked-{number}.npy", folder / shard_name(whole + number))
+    rows[~copied] += whole * shard_rows
+    rows[copied] = written[decoded:]
+    final = np.empty(len(places), np.int64)
+    final[places < 0] = written[:decoded]
+    final[places >= 0] = rows[used.searchsorted(places[places >= 0])]
+    stored = writer.count + linked * shard_rows
+    in_order = bool((final == np.arange(len(final))).all())
+    if not in_order:
+        write_array(folder / PLACES, final.astype(np.uint32))
+    if in_order and stored == len(final) <= shard_rows:
+        return {}
+    return {"stored": stored, "shard_rows": shard_rows, "in_order": in_order}
+
+
 def byte_rows(blob: bytes | bytearray, width: int) -> np.ndarray:
     """Cut bytes into rows: uint8 (N, width)."""
     return np.frombuffer(bytes(blob), np.uint8).reshape(-1, width)
