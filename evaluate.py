@@ -26,7 +26,7 @@ import torch
 
 import train_classifier
 from byol.command_line import Parser, command_for_several, parse
-from byol.config import AMP, REPRESENTATIONS, ClassifierConfig
+from byol.config import AMP, PACKS, REPRESENTATIONS, ClassifierConfig
 from byol.encoder import check_inner_blocks
 from byol.errors import Stopped, UserError, note, printable
 from byol.evaluation import curve, judging
@@ -56,7 +56,7 @@ from data import make_split, open_photos
 
 TO_CLASSIFIER = (  # flags that are settings of train_classifier.py
     *("config", "data", "classes_at", "labelled", "labels_file", "label_pattern", "group_by"),
-    *("inner_blocks", "inner_grids"),
+    *("pack", "inner_blocks", "inner_grids"),
     *("device", "amp", "lr", "encoder_lr_scale"),
 )
 
@@ -177,6 +177,8 @@ def read_flags(argv: list[str] | None):
     for flag in ("--labels-file", "--label-pattern", "--group-by"):
         add(flag, metavar="X", help=argparse.SUPPRESS)
     add("--skip-broken", action="store_true", help="as for train_byol.py")
+    add("--pack", metavar="X", choices=PACKS,
+        help=f"as for train_byol.py ({', '.join(PACKS)}) [that of pretraining]")  # fmt: skip
     add("--inner-blocks", metavar="X", nargs="+",
         help="inner blocks of the combined representation [the checkpoints']")  # fmt: skip
     add("--inner-grids", metavar="N", nargs="+",

@@ -253,8 +253,8 @@ def suggest(args, photos: Photos) -> None:
 def read_photos(args) -> Photos:
     """Open the photos at the side that the encoder's own are stored at."""
     try:
-        side, broken = args.embedder.stored_side, args.skip_broken
-        return open_photos(args.photos, side, skip_broken=broken, progress=not silent())
+        embedder, how = args.embedder, {"skip_broken": args.skip_broken, "progress": not silent()}
+        return open_photos(args.photos, embedder.stored_side, kind=embedder.pack, **how)
     except UserError as error:  # no option is called --data here
         raise UserError(str(error).replace("--data ", "", 1)) from None
 

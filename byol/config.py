@@ -27,6 +27,7 @@ LOSSES = ("classic", "multi")
 PLACES = ("auto", "host", "device")
 REPRESENTATIONS = (AVGPOOL, "combined")
 CHANNELS = ("colour", "grey")
+PACKS = ("raw", "jpeg")
 GROUPS = {  # of `--help-all`
     "data": "which photos, and which of them are labelled",
     "views": "what the network sees of a photo",
@@ -58,7 +59,7 @@ RENAMED = {
 GONE = ("compile", "first_epochs")
 # what earlier versions did, which did not have these settings
 NEW = dict.fromkeys(("classes_at", "labelled", "labels_file", "label_pattern", "group_by"))
-NEW |= {"channels": "colour"}
+NEW |= {"channels": "colour", "pack": "raw"}
 NEW_OF_PRETRAINING = {"sync_batchnorm": True}
 NEW_OF_CLASSIFIER = {"class_weights": "none", "folds": 0, "self_train": 0}
 # Where labels are read, if not by the rules for class folders, and which of these go together
@@ -136,6 +137,10 @@ class Shared:
         low=8,
         high=2048,
     )
+    pack: str = option(
+        "raw", "views", "how the photos are stored; jpeg: a tenth of the disk, decoded at each use",
+        choices=PACKS,
+    )  # fmt: skip
     channels: str = option(
         "colour", "views", "grey: photos without colour, as three equal channels", choices=CHANNELS
     )
@@ -167,10 +172,11 @@ class Shared:
 
     @property
     def reading(self) -> dict:
-        """What `open_photos` must know: which photos, how large, where labels and groups are."""
+        """What `open_photos` must know: which photos, how they are stored, where labels are."""
         keys = *NAMING, "group_by", "skip_broken"
         of_settings = {key: getattr(self, key) for key in keys}
-        return {"source": self.data, "store_size": self.stored_side, **of_settings}
+        size = {"store_size": self.stored_side, "kind": self.pack}
+        return {"source": self.data, **size, **of_settings}
 
     @property
     def stored_side(self) -> int:

@@ -101,9 +101,9 @@ def describe_size(packs: list[Path], freed: bool = False) -> str:
 
 
 class EarlierPhotos:
-    """The photos of earlier packs of one stored shape, as one long list, found by their digests.
+    """The photos of earlier packs, as one long list, found by their digests.
 
-    What packings that were stopped left counts as a pack.
+    All are of one kind and stored shape. What packings that were stopped left counts as a pack.
     """
 
     def __init__(self, packs: list, leftovers: Sequence = ()):
@@ -133,9 +133,9 @@ class EarlierPhotos:
     def read(self, place: int) -> tuple[np.ndarray, int, int, bytes, bytes]:
         """Read what `ShardWriter.add` takes of the photo at this place of the list."""
         pack = int(self._ends.searchsorted(place, "right")) - 1
-        pixels = self._images[pack][place - int(self._ends[pack])]
+        photo = self._images[pack].as_stored(place - int(self._ends[pack]))
         known = (column.rows[place].tobytes() for column in (self._digests, self._stamps))
-        return pixels, *self.sizes[place].tolist(), *known
+        return photo, *self.sizes[place].tolist(), *known
 
     def link(self, places: np.ndarray, shard_rows: int, folder: Path) -> tuple[np.ndarray, int]:
         """Link whole shards, more than half of whose photos are wanted, into `folder`.

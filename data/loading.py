@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from byol.files import usable_cores
 from data.decode import BadImage
 from data.items import Item, Loaded, NoPhoto, Passed
@@ -21,11 +23,13 @@ def load_all(
     shape: tuple[int, int],
     known: Container[bytes],
     digest_of: Callable[[bytes], bytes | None] = lambda stamp: None,
+    encode: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Loaded | Passed | tuple[str, str]]:
     """Decode in threads, few ahead of the writer, in the order of the source.
 
     Yields what was loaded, what is passed over, or (name, reason) for a file to skip. Files with a
     `known` digest are not decoded. Those of which `digest_of` knows the stamp are not read either.
+    What was decoded goes through `encode`, in the same thread.
     """
     workers = min(usable_cores(), MAX_THREADS)
     pending: deque[tuple[int, Item, Future[Loaded]]] = deque()
@@ -61,7 +65,7 @@ def load_all(
                 if item.stamp and (digest := digest_of(item.stamp)):
                     loading = pool.submit(Loaded, item.name, None, 0, 0, digest)
                 else:
-                    loading = pool.submit(item.load, shape, known)
+                    loading = pool.submit(_load, item, shape, known, encode)
                 pending.append((room, item, loading))
             except RuntimeError as error:  # no memory for one more thread
                 raise MemoryError from error
@@ -71,3 +75,16 @@ def load_all(
             yield finish()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load(
+    item: Item,
+    shape: tuple[int, int],
+    known: Container[bytes],
+    encode: Callable[[np.ndarray], np.ndarray] | None,
+) -> Loaded:
+    """Load one file, and encode its pixels if need be."""
+    loaded = item.load(shape, known)
+    if encode is None or loaded.pixels is None:
+        return loaded
+    return loaded._replace(pixels=encode(loaded.pixels))

@@ -18,6 +18,7 @@ from data.kinds import PassedOver
 from data.labels import find_groups, join, read_layout, tell_of_torn_groups
 from data.packing import pack
 from data.photos import Photos, key_of, open_pack
+from data.shards import RAW
 from data.sources import DATA_DIR, Source, find_source
 
 MAX_BROKEN = 0.1
@@ -34,6 +35,7 @@ def open_photos(
     label_pattern: str | None = None,
     group_by: str | None = None,
     skip_broken: bool = False,
+    kind: str = RAW,
     progress: bool = True,
 ) -> Photos:
     """Open `source` (a known name, a folder or an archive), stored `store_size` pixels high.
@@ -44,7 +46,8 @@ def open_photos(
     classes_at: which folder names the class, if the rules of data/classes.py do not fit.
     labelled: a second source, whose folders are the classes; its photos join those of `source`,
     which then have no label. labels_file, label_pattern: other ways to say labels (see
-    data/labels.py). group_by: a pattern for the photos that belong together.
+    data/labels.py). group_by: a pattern for the photos that belong together. kind: how the photos
+    are stored, "raw", or "jpeg" (data/jpegs.py): other packs, of slightly other pixels.
 
     Raises `UserError` if the source cannot be found or used, if too many files are broken (not with
     `skip_broken`), if no photo has a label where the settings say, or if the cache cannot be
@@ -57,11 +60,11 @@ def open_photos(
         found = join(find_source(labelled, progress, "--labelled"), found)
         source = f"{source} with --labelled {labelled}"
     cache = cache_folder()
-    listing = listing_of(found, store_size)
-    photos = _open_listed(cache, listing, source, store_size)
+    listing = listing_of(found, store_size, kind)
+    photos = _open_listed(cache, listing, source, store_size, kind)
     if photos is None:
-        folder, passed = pack(found, source, store_size, cache, progress)
-        photos = open_pack(folder, source, store_size)
+        folder, passed = pack(found, source, store_size, cache, progress, kind)
+        photos = open_pack(folder, source, store_size, kind)
         if photos is None:
             raise UserError(
                 f"the pack in {printable(str(folder))} cannot be read back; check that disk"
@@ -92,6 +95,7 @@ def open_again(
     *,
     group_by: str | None = None,
     skip_broken: bool = False,
+    kind: str = RAW,
     **ways,
 ) -> Photos:
     """Open the pack of photos that a run knew by this fingerprint, and read their labels.
@@ -106,7 +110,7 @@ def open_again(
     for folder, manifest in packs:
         if not same_photos(str(manifest.get("fingerprint")), fingerprint):
             continue
-        if photos := open_pack(folder, source, store_size):
+        if photos := open_pack(folder, source, store_size, kind):
             with contextlib.redirect_stderr(io.StringIO()):  # it was told when they were packed
                 _read_labels(photos, group_by, **ways)
             return photos
@@ -116,9 +120,10 @@ def open_again(
     )
 
 
-def listing_of(found: Source, store_size: int) -> str:
+def listing_of(found: Source, store_size: int, kind: str = RAW) -> str:
     """Name what is known of a source without reading it: that it has the content of a pack."""
-    return key_of(str(store_size), ",".join(FORMATS), found.identity)
+    of_kind = () if kind == RAW else (kind,)
+    return key_of(str(store_size), ",".join(FORMATS), found.identity, *of_kind)
 
 
 def cache_folder() -> Path:
@@ -146,10 +151,12 @@ def _take(photos: Photos, layout: Layout) -> None:
     photos.test_folders, photos.notes = layout.test_folders, layout.notes
 
 
-def _open_listed(cache: Path, listing: str, source: str, store_size: int) -> Photos | None:
+def _open_listed(
+    cache: Path, listing: str, source: str, store_size: int, kind: str
+) -> Photos | None:
     """Open a pack that is known to have the content of this listing; None if there is none."""
     for folder, kinds in with_listing(cache, listing):
-        if photos := open_pack(folder, source, store_size):
+        if photos := open_pack(folder, source, store_size, kind):
             photos.passed = PassedOver(kinds)
             return photos
     return None

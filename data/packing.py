@@ -29,6 +29,7 @@ from data.cache import (
 from data.classes import RULES, classify
 from data.deep import notes
 from data.items import STAMP_BYTES, Copies, Loaded, Passed
+from data.jpegs import encode
 from data.kinds import COPY, IN_LABELLED, PassedOver
 from data.labels import LABELLED
 from data.loading import load_all
@@ -36,10 +37,13 @@ from data.photos import FILES, PACK_VERSION, Photos, key_of, open_pack, open_who
 from data.shape import describe_shape, guess_shape, stored_shape
 from data.shards import (
     DIGEST_BYTES,
+    JPEG,
+    RAW,
     ShardWriter,
     byte_rows,
     complete,
     image_files,
+    kind_of,
     remove_shards,
 )
 from data.sources import Source
@@ -48,16 +52,16 @@ from data.temporary import find_leftovers, temporary_folder
 
 
 def pack(
-    found: Source, source: str, store_size: int, cache: Path, progress: bool
+    found: Source, source: str, store_size: int, cache: Path, progress: bool, kind: str = RAW
 ) -> tuple[Path, PassedOver]:
-    """Read all photos, and make a pack of them if the cache has none of this content.
+    """Read all photos, and make a pack of them if the cache has none of this content and kind.
 
     It is made in a temporary folder, which is renamed when it is whole. Returns the pack, and what
     was found that is no photo.
     """
     try:
         with temporary_folder(cache) as temporary:
-            return _pack_in(temporary, found, source, store_size, progress)
+            return _pack_in(temporary, found, source, store_size, progress, kind)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -73,12 +77,12 @@ def pack(
 
 
 def _pack_in(
-    temporary: Path, found: Source, source: str, store_size: int, progress: bool
+    temporary: Path, found: Source, source: str, store_size: int, progress: bool, kind: str
 ) -> tuple[Path, PassedOver]:
     """Do as `pack` says; what is half done is in `temporary`."""
     cache = temporary.parent
-    packs = list(open_whole(packs_in(cache), source, store_size))
-    content, earlier, writer = _read_in_shape(found, store_size, temporary, packs, progress)
+    packs = list(open_whole(packs_in(cache), source, store_size, kind))
+    content, earlier, writer = _read_in_shape(found, store_size, temporary, packs, progress, kind)
     for sentence in notes():
         note(sentence)
     if not content.names and not content.skipped:
@@ -88,26 +92,27 @@ def _pack_in(
             f"{f', but {others}' if others else ''}; {others.remedy()}"
         )
     skipped = sorted(map("\0".join, content.skipped))
-    key = key_of(describe_shape(content.shape), content.fingerprint, *skipped)
-    if photos := next(open_whole(with_content(cache, key), source, store_size), None):
+    of_kind = () if kind == RAW else (kind,)
+    key = key_of(describe_shape(content.shape), content.fingerprint, *skipped, *of_kind)
+    if photos := next(open_whole(with_content(cache, key), source, store_size, kind), None):
         return photos.folder, content.passed  # a listing that was not known: all is there
     final = cache / f"{found.title}-{key}"
     _fill(content, found, source, earlier, writer)
-    _publish(temporary, final, source, store_size)
+    _publish(temporary, final, source, store_size, kind)
     earlier.remove_used_leftovers(content.place_array())
     if progress:
-        _tell_of_packs(final, found, content, earlier)
+        _tell_of_packs(final, found, content, earlier, kind)
     return final, content.passed
 
 
-def _publish(temporary: Path, final: Path, source: str, store_size: int) -> None:
+def _publish(temporary: Path, final: Path, source: str, store_size: int, kind: str) -> None:
     """Rename to the final place, unless another process has put a whole pack there."""
     try:
         os.rename(temporary, final)
     except OSError:
         if not final.exists():
             raise
-        if open_pack(final, source, store_size) is None:  # damaged: swap it out
+        if open_pack(final, source, store_size, kind) is None:  # damaged: swap it out
             os.rename(final, temporary.with_name(temporary.name + "-old"))
             os.rename(temporary, final)
             shutil.rmtree(temporary.with_name(temporary.name + "-old"), ignore_errors=True)
@@ -146,7 +151,7 @@ class _Content:
 
 
 def _read_in_shape(
-    found: Source, store_size: int, folder: Path, packs: list[Photos], progress: bool
+    found: Source, store_size: int, folder: Path, packs: list[Photos], progress: bool, kind: str
 ) -> tuple[_Content, EarlierPhotos, ShardWriter]:
     """Read all files in the shape that their sizes ask for: again if the guess at it was wrong.
 
@@ -155,13 +160,13 @@ def _read_in_shape(
     """
     shape = guess_shape(found, store_size)
     while True:
-        leftovers = find_leftovers(folder.parent, shape, PACK_VERSION)
+        leftovers = find_leftovers(folder.parent, shape, PACK_VERSION, kind)
         earlier = EarlierPhotos([pack for pack in packs if pack.shape == shape], leftovers)
         if leftovers:
             count = sum(len(leftover.images) for leftover in leftovers)
             note(f"{count:,} photos of a packing that was stopped need not be decoded again")
         notes()  # forget what was decoded before
-        writer = ShardWriter(folder, shape, PACK_VERSION)
+        writer = ShardWriter(folder, shape, PACK_VERSION, kind)
         content = _read(found, shape, writer, earlier, progress)
         wanted = stored_shape(content.size_array(), store_size)
         if shape == wanted:
@@ -185,10 +190,12 @@ def _read(
     """Read all files; decode those that are not among the `earlier` photos, and write them."""
     content, copies = _Content(shape), Copies()
     labelled: set[bytes] = set()  # digests
+    jpeg = writer.kind == JPEG
+    loading = load_all(found, shape, earlier, earlier.digest_of, encode if jpeg else None)
     with (
-        contextlib.closing(load_all(found, shape, earlier, earlier.digest_of)) as results,
+        contextlib.closing(loading) as results,
         tqdm(
-            desc=f"packing {found.title} at {describe_shape(shape)} px",
+            desc=f"packing {found.title} at {describe_shape(shape)} px{' as JPEG' if jpeg else ''}",
             total=found.count(),
             unit=" images",
             disable=not progress,
@@ -272,7 +279,9 @@ def _fill(
     write_file(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode("ascii"))
 
 
-def _tell_of_packs(pack: Path, found: Source, content: _Content, earlier: EarlierPhotos) -> None:
+def _tell_of_packs(
+    pack: Path, found: Source, content: _Content, earlier: EarlierPhotos, kind: str
+) -> None:
     """Say where the packed photos lie, and which packs may be removed, with the command."""
     note(
         f"the photos are packed in {printable(str(pack))} ({describe_size([pack])}), "
@@ -284,7 +293,7 @@ def _tell_of_packs(pack: Path, found: Source, content: _Content, earlier: Earlie
     for other in packs_in(pack.parent):
         manifest = read_manifest(other)
         same_place = manifest.get("place") == found.place
-        same_size = manifest.get("store_size") == height
+        same_size = manifest.get("store_size") == height and kind_of(manifest) == kind
         of_other_version = manifest.get("version", PACK_VERSION) != PACK_VERSION
         if of_other_version or (same_place and same_size):
             others.add(other)

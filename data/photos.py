@@ -17,7 +17,7 @@ from data.classes import RULES, describe
 from data.kinds import PassedOver
 from data.labels import digest_of
 from data.shape import describe_shape, stored_shape
-from data.shards import DIGEST_BYTES, Shards, image_files, open_images
+from data.shards import DIGEST_BYTES, RAW, Shards, image_files, kind_of, open_images
 from data.stored import StoredArray, read_texts
 
 PACK_VERSION = 3  # raise it whenever decoding, names or the files below change
@@ -40,8 +40,8 @@ FILES = (  # of a pack, beside manifest.json and the further files of images
 class Photos:
     """All usable images of a source at one size, from its pack.
 
-    images: uint8 (N, 3, H, W), RGB planes, read from their file row by row; if W is above H, photos
-        that are taller than wide are transposed
+    images: uint8 (N, 3, H, W), RGB planes, read from their files row by row, and decoded if they
+        are stored as JPEGs; if W is above H, photos that are taller than wide are transposed
     names: '/'-separated path of each image inside the source
     labels: int64 (N,), an index into `classes`, -1 if the image has no class
     classes: sorted class names
@@ -136,16 +136,18 @@ def key_of(*texts: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def open_whole(packs: Iterator[Path], source: str, store_size: int) -> Iterator[Photos]:
+def open_whole(packs: Iterator[Path], source: str, store_size: int, kind: str) -> Iterator[Photos]:
     """Open one after the other of the packs that are whole."""
-    return filter(None, (open_pack(pack, source, store_size) for pack in packs))
+    return filter(None, (open_pack(pack, source, store_size, kind) for pack in packs))
 
 
-def open_pack(folder: Path, source: str, store_size: int) -> Photos | None:
-    """Open the pack in `folder`; None if there is none of this size or it is damaged."""
+def open_pack(folder: Path, source: str, store_size: int, kind: str = RAW) -> Photos | None:
+    """Open the pack in `folder`; None if there is none of this size and kind or it is damaged."""
     try:
         manifest = read_manifest(folder)
         if (manifest["version"], manifest["store_size"]) != (PACK_VERSION, store_size):
+            return None
+        if kind_of(manifest) != kind:
             return None
         n = manifest["count"]
         for name in {*FILES, *image_files(manifest)}:

@@ -1,7 +1,8 @@
 """The stored photos of a pack: one file, or shards of bounded size that are read as one array.
 
-Each shard is a .npy file of `shard_rows` photos; the last one may have fewer. If photos of earlier
-packs lie in it, then `places.npy` says where each photo of this pack is.
+Each shard is a .npy file of `shard_rows` photos; the last one may have fewer. They are stored raw,
+or as JPEGs (data/jpegs.py). If photos of earlier packs lie in shards, then `places.npy` says where
+each photo of this pack is.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from data.items import STAMP_BYTES
+from data.jpegs import AT_ONCE, JpegFile, threads
 from data.stored import HEADER_BYTES, Rows, StoredArray, npy_header, write_array
 
 SHARD_BYTES = 4 * 2**30
 PLACES = "places.npy"
 DIGEST_BYTES = 32  # of SHA-256
+RAW, JPEG = KINDS = "raw", "jpeg"  # how the photos of a pack are stored
+JPEG_HEADER = 1024  # bytes of a JPEG at most that are not its pixels
 
 
 def shard_name(number: int) -> str:
@@ -27,9 +31,19 @@ def shard_name(number: int) -> str:
     return f"images-{number:05}.npy" if number else "images.npy"
 
 
-def rows_of_shard(shape: tuple[int, int]) -> int:
-    """Count the photos of a whole shard. shape: height and width of a stored photo."""
-    return max(1, SHARD_BYTES // (3 * math.prod(shape)))
+def rows_of_shard(shape: tuple[int, int], kind: str = RAW) -> int:
+    """Count the photos of a whole shard. shape: height and width of a stored photo.
+
+    A JPEG counts as much as the photo raw: the worst may take as much, most take a tenth.
+    """
+    return max(1, SHARD_BYTES // (3 * math.prod(shape) + (JPEG_HEADER if kind == JPEG else 0)))
+
+
+def open_shard(path: Path, rows: int, shape: tuple[int, int], kind: str) -> StoredArray | JpegFile:
+    """Open one file of photos. Raises `OSError` or `ValueError` if it is not this one."""
+    if kind == JPEG:
+        return JpegFile(path, rows, shape)
+    return StoredArray(path, np.uint8, (rows, 3, *shape))
 
 
 class Shards(Rows):
@@ -42,6 +56,7 @@ class Shards(Rows):
         stored: int,
         shard_rows: int,
         in_order: bool = True,
+        kind: str = RAW,
     ):
         """stored: how many photos lie in the shards, which may be others as well.
 
@@ -50,12 +65,10 @@ class Shards(Rows):
         Raises `OSError` or `ValueError` if the files are not these.
         """
         self.path, self.dtype, self.shape = folder / shard_name(0), np.dtype(np.uint8), shape
-        self.shard_rows = shard_rows
+        self.shard_rows, self.kind = shard_rows, kind
         self.shards = [
-            StoredArray(
-                folder / shard_name(number),
-                np.uint8,
-                (min(shard_rows, stored - first), *shape[1:]),
+            open_shard(
+                folder / shard_name(number), min(shard_rows, stored - first), shape[2:], kind
             )
             for number, first in enumerate(range(0, stored, shard_rows))
         ]
@@ -76,8 +89,25 @@ class Shards(Rows):
         numbers, places = self.locate(rows)
         order = np.lexsort((places, numbers))
         cuts = np.flatnonzero(np.diff(numbers[order])) + 1
-        for into in np.split(order, cuts) if len(order) else ():
-            self.shards[numbers[into[0]]].read(places[into], out, into)
+        pieces = np.split(order, cuts) if len(order) else []  # one for each shard
+
+        def read(into: np.ndarray) -> None:
+            self.shards[numbers[into[0]]].read_into(places[into], out, into)
+
+        if self.kind == RAW or len(rows) == 1:
+            list(map(read, pieces))
+        else:
+            few = (
+                into[at : at + AT_ONCE] for into in pieces for at in range(0, len(into), AT_ONCE)
+            )
+            list(threads().map(read, few))
+
+    def as_stored(self, row: int) -> np.ndarray:
+        """Give what is stored of one row: the photo, uint8 (3, H, W), or the bytes of its JPEG."""
+        if self.kind == RAW:
+            return self[row]
+        (number,), (place,) = self.locate(np.array([row]))
+        return self.shards[number].read_jpeg(place)
 
 
 def open_images(folder: Path, shape: tuple[int, ...], manifest: dict) -> StoredArray | Shards:
@@ -85,7 +115,12 @@ def open_images(folder: Path, shape: tuple[int, ...], manifest: dict) -> StoredA
     if "shard_rows" not in manifest:
         return StoredArray(folder / shard_name(0), np.uint8, shape)
     about = (manifest[key] for key in ("stored", "shard_rows", "in_order"))
-    return Shards(folder, shape, *about)
+    return Shards(folder, shape, *about, kind_of(manifest))
+
+
+def kind_of(manifest: dict) -> str:
+    """Tell how the photos of a pack are stored."""
+    return manifest.get("kind", RAW)
 
 
 def image_files(manifest: dict) -> list[str]:
@@ -106,11 +141,12 @@ class ShardWriter:
     so that another packing can go on from there.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int], version: int):
-        self.folder, self.shape, self.version = folder, shape, version
-        self.shard_rows = rows_of_shard(shape)
+    def __init__(self, folder: Path, shape: tuple[int, int], version: int, kind: str = RAW):
+        self.folder, self.shape, self.version, self.kind = folder, shape, version, kind
+        self.shard_rows = rows_of_shard(shape, kind)
         self.count = 0
         self._file = None
+        self._ends = array("q")
         self._digests, self._stamps, self._sizes = bytearray(), bytearray(), array("i")
 
     def close(self) -> None:
@@ -119,13 +155,17 @@ class ShardWriter:
             self._file.close()
             self._file = None
 
-    def add(self, pixels: np.ndarray, height: int, width: int, digest: bytes, stamp: bytes) -> None:
-        """Write one photo, uint8 (3, H, W). height, width: its own. Raises `OSError`."""
+    def add(self, photo: np.ndarray, height: int, width: int, digest: bytes, stamp: bytes) -> None:
+        """Write one photo, uint8 (3, H, W), or the bytes of its JPEG. Raises `OSError`.
+
+        height, width: its own
+        """
         if self._file is None:
             number = self.count // self.shard_rows
             self._file = open(self.folder / shard_name(number), "wb")  # noqa: SIM115
             self._file.seek(HEADER_BYTES)
-        self._file.write(pixels)
+        self._file.write(photo)
+        self._ends.append(self._file.tell() - HEADER_BYTES)
         self._digests += digest
         self._stamps += stamp or bytes(STAMP_BYTES)
         self._sizes.extend((height, width))
@@ -139,13 +179,14 @@ class ShardWriter:
                 "digests": byte_rows(self._digests, DIGEST_BYTES),  # the last to be written
             }
             for what, column in columns.items():
-                write_array(_side_file(self.folder, number, what, self.version), column)
+                write_array(_side_file(self.folder, number, what, self.version, self.kind), column)
             self._digests, self._stamps, self._sizes = bytearray(), bytearray(), array("i")
 
     def finish(self) -> None:
         """Complete the last shard; without any photo there is an empty one. Raises `OSError`."""
         if self._file is None and not self.count:
             self._file = open(self.folder / shard_name(0), "wb")  # noqa: SIM115
+            self._file.seek(HEADER_BYTES)
         if self._file:
             self._end_shard(self.count % self.shard_rows)
 
@@ -155,8 +196,13 @@ class ShardWriter:
             file.unlink()
 
     def _end_shard(self, rows: int) -> None:
+        shape = rows, 3, *self.shape
+        if self.kind == JPEG:
+            self._file.write(self._ends)
+            shape = (self._file.tell() - HEADER_BYTES,)
+        self._ends = array("q")
         self._file.seek(0)
-        self._file.write(npy_header(np.uint8, (rows, 3, *self.shape)))
+        self._file.write(npy_header(np.uint8, shape))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -198,9 +244,10 @@ def complete(writer: ShardWriter, places: np.ndarray, earlier) -> dict:
     in_order = bool((final == np.arange(len(final))).all())
     if not in_order:
         write_array(folder / PLACES, final.astype(np.uint32))
-    if in_order and stored == len(final) <= shard_rows:
-        return {}
-    return {"stored": stored, "shard_rows": shard_rows, "in_order": in_order}
+    if writer.kind == RAW and in_order and stored == len(final) <= shard_rows:
+        return {}  # a pack as that of earlier versions
+    of_kind = {} if writer.kind == RAW else {"kind": writer.kind}
+    return {"stored": stored, "shard_rows": shard_rows, "in_order": in_order, **of_kind}
 
 
 def byte_rows(blob: bytes | bytearray, width: int) -> np.ndarray:
@@ -208,19 +255,20 @@ def byte_rows(blob: bytes | bytearray, width: int) -> np.ndarray:
     return np.frombuffer(bytes(blob), np.uint8).reshape(-1, width)
 
 
-def _side_file(folder: Path, number: int, what: str, version: int) -> Path:
+def _side_file(folder: Path, number: int, what: str, version: int, kind: str) -> Path:
     """Name what lies beside a whole shard until the pack is complete."""
-    return folder / f"shard-{number:05}-v{version}-{what}.npy"
+    of_kind = "" if kind == RAW else f"-{kind}"
+    return folder / f"shard-{number:05}-v{version}{of_kind}-{what}.npy"
 
 
 def read_whole_shards(
-    folder: Path, shape: tuple[int, int], version: int
+    folder: Path, shape: tuple[int, int], version: int, kind: str = RAW
 ) -> tuple[Shards, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Open the whole shards of a packing that was stopped; None if there are none of this shape.
+    """Open the whole shards of a packing that was stopped; None if there are none of this kind.
 
     Gives their photos, digests uint8 (N, 32), stamps uint8 (N, 16), sizes int32 (N, 2).
     """
-    rows = rows_of_shard(shape)
+    rows = rows_of_shard(shape, kind)
     columns = {
         "digests": (np.uint8, (rows, DIGEST_BYTES)),
         "stamps": (np.uint8, (rows, STAMP_BYTES)),
@@ -230,15 +278,15 @@ def read_whole_shards(
     with contextlib.suppress(OSError, ValueError):
         while True:
             number = len(found)
-            StoredArray(folder / shard_name(number), np.uint8, (rows, 3, *shape))
-            files = (_side_file(folder, number, what, version) for what in columns)
-            kinds = columns.values()
-            parts = [StoredArray(file, *kind) for file, kind in zip(files, kinds, strict=True)]
+            open_shard(folder / shard_name(number), rows, shape, kind)
+            files = (_side_file(folder, number, what, version, kind) for what in columns)
+            types = columns.values()
+            parts = [StoredArray(file, *type_) for file, type_ in zip(files, types, strict=True)]
             found.append([part.read_all() for part in parts])
     if not found:
         return None
     count = rows * len(found)
-    images = Shards(folder, (count, 3, *shape), count, rows)
+    images = Shards(folder, (count, 3, *shape), count, rows, kind=kind)
     return images, *map(np.concatenate, zip(*found, strict=True))
 
 

@@ -52,42 +52,88 @@ class Rows:
         """Read `rows` (int64, N) into `out` (N, ...), contiguous."""
         raise NotImplementedError
 
+    def as_stored(self, row: int) -> np.ndarray:
+        """Give what is stored of one row: the row itself."""
+        return self[row]
 
-class StoredArray(Rows):
-    """An array in a .npy file, which stays open: it may be deleted without harm.
 
-    Rows are read and not mapped into memory: there a file that is cut would end the process
-    (SIGBUS). Raises `OSError` or `ValueError` if the file is not this array, and later `UserError`
-    if it is cut or written to while it is in use.
+class StoredFile:
+    """A .npy file, which stays open: it may be deleted without harm.
+
+    It is read and not mapped into memory: there a file that is cut would end the process (SIGBUS).
+    Raises `OSError` or `ValueError` if the file does not hold this array, and later `UserError` if
+    it is cut or written to while it is in use.
     """
 
     def __init__(self, path: Path, dtype: type, shape: tuple[int, ...]):
-        self.path, self.dtype, self.shape = path, np.dtype(dtype), shape
+        self.path = path
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._file)
-        self._row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self._opened = self._state()
         header = npy_header(dtype, shape)
         if os.pread(self._file, HEADER_BYTES, 0) != header:
-            raise ValueError(f"{path} does not hold {self.dtype} {shape}")
-        if self._opened[0] != HEADER_BYTES + self.nbytes:
+            raise ValueError(f"{path} does not hold {np.dtype(dtype)} {shape}")
+        size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+        if self._opened[0] != HEADER_BYTES + size:
             raise ValueError(f"{path} is not as long as its header says")
+
+    def is_file(self, path: Path) -> bool:
+        """Tell whether `path` is a name of the file that is open here. Raises `OSError`."""
+        return os.path.samestat(os.fstat(self._file), os.stat(path))
+
+    def fill_bytes(self, buffer: memoryview, at: int) -> None:
+        """Fill `buffer` with the bytes of the file from `at` on."""
+        try:
+            while (count := os.preadv(self._file, (buffer,), at)) < len(buffer):
+                if not count:
+                    raise self.spoilt("was cut while it was in use")
+                buffer, at = buffer[count:], at + count
+        except OSError as error:
+            raise self.spoilt(f"cannot be read ({error.strerror})") from None
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` if the file was written to since it was opened."""
+        if self._state() != self._opened:
+            raise self.spoilt("was written to while it was in use")
+
+    def spoilt(self, what: str) -> UserError:
+        """Make the error that says what is wrong with the file, and what to do."""
+        return UserError(
+            f"{self.path} {what}: remove the folder {self.path.parent} and run the command again, "
+            "which packs the photos anew; train_byol.py goes on with --resume"
+        )
+
+    def _state(self) -> tuple[int, int]:
+        info = os.fstat(self._file)
+        return info.st_size, info.st_mtime_ns
+
+
+class StoredArray(StoredFile, Rows):
+    """An array in a .npy file, of which rows are read. Errors as of `StoredFile`."""
+
+    def __init__(self, path: Path, dtype: type, shape: tuple[int, ...]):
+        super().__init__(path, dtype, shape)
+        self.dtype, self.shape = np.dtype(dtype), shape
+        self._row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
     def read_all(self) -> np.ndarray:
         """Read all of it, as an array that can be written to."""
         out = np.empty(self.shape, self.dtype)
-        self._fill(memoryview(out.reshape(-1).view(np.uint8)), HEADER_BYTES)
-        self._check_unchanged()
+        self.fill_bytes(memoryview(out.reshape(-1).view(np.uint8)), HEADER_BYTES)
+        self.check_unchanged()
         return out
 
-    def read(self, rows: np.ndarray, out: np.ndarray, into: np.ndarray | None = None) -> None:
-        """Read `rows` (int64, N) into `out` (N, ...), contiguous, or into these rows of it."""
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read `rows` (int64, N) into `out` (N, ...), contiguous."""
+        self.read_into(rows, out, np.arange(len(rows)))
+
+    def read_into(self, rows: np.ndarray, out: np.ndarray, into: np.ndarray) -> None:
+        """Read `rows` (int64, N) into the rows `into` (N,) of `out` (M, ...), contiguous."""
         buffer, size = memoryview(out.reshape(-1).view(np.uint8)), self._row_bytes
         places = (rows * size + HEADER_BYTES).tolist()
-        starts = range(0, len(buffer), size) if into is None else (into * size).tolist()
-        for start, at in zip(starts, places, strict=True):
-            self._fill(buffer[start : start + size], at)
-        self._check_unchanged()
+        for start, at in zip((into * size).tolist(), places, strict=True):
+            self.fill_bytes(buffer[start : start + size], at)
+        self.check_unchanged()
 
     @property
     def shards(self) -> list[StoredArray]:
@@ -97,34 +143,6 @@ class StoredArray(Rows):
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find where `rows` are: the number of the file, and the row in it."""
         return np.zeros_like(rows), rows
-
-    def is_file(self, path: Path) -> bool:
-        """Tell whether `path` is a name of the file that is open here. Raises `OSError`."""
-        return os.path.samestat(os.fstat(self._file), os.stat(path))
-
-    def _fill(self, buffer: memoryview, at: int) -> None:
-        """Fill `buffer` with the bytes of the file from `at` on."""
-        try:
-            while (count := os.preadv(self._file, (buffer,), at)) < len(buffer):
-                if not count:
-                    raise self._spoilt("was cut while it was in use")
-                buffer, at = buffer[count:], at + count
-        except OSError as error:
-            raise self._spoilt(f"cannot be read ({error.strerror})") from None
-
-    def _state(self) -> tuple[int, int]:
-        info = os.fstat(self._file)
-        return info.st_size, info.st_mtime_ns
-
-    def _check_unchanged(self) -> None:
-        if self._state() != self._opened:
-            raise self._spoilt("was written to while it was in use")
-
-    def _spoilt(self, what: str) -> UserError:
-        return UserError(
-            f"{self.path} {what}: remove the folder {self.path.parent} and run the command again, "
-            "which packs the photos anew; train_byol.py goes on with --resume"
-        )
 
 
 class Texts(Sequence):

@@ -73,15 +73,15 @@ class Leftover:
         weakref.finalize(self, os.close, lock)
 
 
-def find_leftovers(cache: Path, shape: tuple[int, int], version: int) -> list[Leftover]:
-    """Find what packings of this stored shape left whose process is gone."""
+def find_leftovers(cache: Path, shape: tuple[int, int], version: int, kind: str) -> list[Leftover]:
+    """Find what packings of this stored shape and kind left whose process is gone."""
     found = []
     for folder in sorted(cache.glob(TEMPORARY + "*")):
         try:
             lock = _lock(folder)
         except OSError:  # its process lives, or locks do not work here
             continue
-        whole = read_whole_shards(folder, shape, version)
+        whole = read_whole_shards(folder, shape, version, kind)
         if whole is None:
             os.close(lock)
         else:

@@ -207,7 +207,7 @@ def take_settings(config: ClassifierConfig, pretrained: dict, flags: set[str]) -
                 f"with {pretrained[key]}; leave the option out"
             )
         inherit(config, key, pretrained[key], config.init)
-    _inherit(config, pretrained, flags, ("store_size", "inner_blocks", "inner_grids"))
+    _inherit(config, pretrained, flags, ("store_size", "pack", "inner_blocks", "inner_grids"))
     take_labelling(config, pretrained, flags)
     if "data" not in flags:
         before = pretrained["config"]["data"]

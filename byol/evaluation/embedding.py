@@ -34,6 +34,7 @@ class Embedder:
     """Computes the features of photos by the encoder of a `byol.pt` or a `classifier.pt`.
 
     stored_side: side in pixels at which the encoder's photos are packed.
+    pack: how they are stored, `--pack` of its training.
     """
 
     def __init__(self, path: str | Path, device: torch.device, amp: torch.dtype | None):
@@ -43,7 +44,7 @@ class Embedder:
         take_settings(self.config, content, set())
         self.encoder = prepare(checkpoint.load_encoder(content, path), device)
         self.device, self.amp = device, amp
-        self.stored_side = self.config.stored_side
+        self.stored_side, self.pack = self.config.stored_side, self.config.pack
 
     def __call__(self, photos) -> Tensor:
         """Compute the representation of all photos: (N, width), float32."""

@@ -274,7 +274,7 @@ def stopping(after, how):
     return decode_some
 
 
-def kill_a_packing(folder, after):
+def kill_a_packing(folder, after, **flags):
     """Pack in a process of its own, which dies at the file of this number."""
 
     def pack_until_killed():
@@ -282,7 +282,7 @@ def kill_a_packing(folder, after):
             patch.setattr("data.loading.usable_cores", lambda: 1)
             stop = stopping(after, lambda: os.kill(os.getpid(), signal.SIGKILL))
             patch.setattr("data.items.decode", stop)
-            opened(folder)
+            opened(folder, **flags)
 
     process = multiprocessing.get_context("fork").Process(target=pack_until_killed)
     process.start()
