@@ -16,7 +16,7 @@ from data.stored import HEADER_BYTES, StoredFile
 
 # Accuracy at 64 px is that of the photos themselves (docs/packs.md). Other values are other packs:
 # raise PACK_VERSION.
-QUALITY, SUBSAMPLING = 90, "4:2:0"
+QUALITY, SUBSAMPLING = 90, "4:4:4"
 MOST_THREADS = 32
 AT_ONCE = 8  # photos that a thread decodes before it asks for more
 
@@ -60,6 +60,11 @@ class JpegFile(StoredFile):
         blob = np.empty(end - start, np.uint8)
         self.fill_bytes(memoryview(blob), HEADER_BYTES + start)
         return blob
+
+    def ask_for_rows(self, rows: np.ndarray) -> None:
+        """Tell the system that `rows` (int64, N) are read next."""
+        starts, ends = self._ends[rows], self._ends[rows + 1]
+        self.ask_for((starts + HEADER_BYTES).tolist(), (ends - starts).tolist())
 
     def read_into(self, rows: np.ndarray, out: np.ndarray, into: np.ndarray) -> None:
         """Decode `rows` (int64, N) into the rows `into` (N,) of `out` (M, 3, H, W)."""

@@ -90,6 +90,8 @@ class Shards(Rows):
         order = np.lexsort((places, numbers))
         cuts = np.flatnonzero(np.diff(numbers[order])) + 1
         pieces = np.split(order, cuts) if len(order) else []  # one for each shard
+        for into in pieces:
+            self.shards[numbers[into[0]]].ask_for_rows(places[into])
 
         def read(into: np.ndarray) -> None:
             self.shards[numbers[into[0]]].read_into(places[into], out, into)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,16 @@ class StoredFile:
         """Tell whether `path` is a name of the file that is open here. Raises `OSError`."""
         return os.path.samestat(os.fstat(self._file), os.stat(path))
 
+    def ask_for(self, starts: Iterable[int], sizes: Iterable[int]) -> None:
+        """Tell the system which bytes are read next: it then asks the disk for all of them at once.
+
+        Read one after the other, each would wait for the disk by itself.
+        """
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            with contextlib.suppress(OSError):  # it is advice
+                for start, size in zip(starts, sizes, strict=False):
+                    os.posix_fadvise(self._file, start, size, os.POSIX_FADV_WILLNEED)
+
     def fill_bytes(self, buffer: memoryview, at: int) -> None:
         """Fill `buffer` with the bytes of the file from `at` on."""
         try:
@@ -125,7 +136,13 @@ class StoredArray(StoredFile, Rows):
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Read `rows` (int64, N) into `out` (N, ...), contiguous."""
+        self.ask_for_rows(rows)
         self.read_into(rows, out, np.arange(len(rows)))
+
+    def ask_for_rows(self, rows: np.ndarray) -> None:
+        """Tell the system that `rows` (int64, N) are read next."""
+        starts = (rows * self._row_bytes + HEADER_BYTES).tolist()
+        self.ask_for(starts, repeat(self._row_bytes))
 
     def read_into(self, rows: np.ndarray, out: np.ndarray, into: np.ndarray) -> None:
         """Read `rows` (int64, N) into the rows `into` (N,) of `out` (M, ...), contiguous."""

@@ -97,6 +97,17 @@ def test_rows_are_read_in_any_order_from_several_files(small_shards, tmp_path):
     assert photos.images.nbytes == every.nbytes  # in memory, as a GPU is asked for
 
 
+def test_what_is_decoded_is_asked_for_before(small_shards, tmp_path, monkeypatch):
+    photos = opened(write_zip(tmp_path / "a.zip", pngs(*(f"{i:02}.png" for i in range(20)))))
+    asked = []
+    advise = lambda file, start, size, _: asked.append((os.fstat(file).st_ino, start, size))  # noqa: E731
+    monkeypatch.setattr(os, "posix_fadvise", advise, raising=False)
+    photos.images[[17, 3, 12, 2]]
+    files = {file.stat().st_ino: file.read_bytes() for file in image_files(photos)}
+    found = [files[inode][start : start + size] for inode, start, size in asked]
+    assert found == [encode(decode(png(i), 8)[0]).tobytes() for i in (2, 3, 12, 17)]
+
+
 def test_a_photo_takes_a_tenth_of_the_disk(cache, tmp_path):
     archive = write_zip(tmp_path / "a.zip", {f"{i}.png": textured(i, 180, 180) for i in range(4)})
     size = image_files(opened(archive, 180))[0].stat().st_size

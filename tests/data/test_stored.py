@@ -126,6 +126,32 @@ def test_reads_that_end_early_go_on(path, monkeypatch):
     assert one.read_all().tolist() == list(range(100))
 
 
+def test_what_is_read_next_is_asked_for_before(path, monkeypatch):
+    """All of it before the first byte is read: then the disk has all requests at once."""
+    array = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 4), np.uint8)
+    one, calls, preadv = stored(path, array), [], os.preadv
+    advise = ("posix_fadvise", lambda file, *what: calls.append(what))
+    monkeypatch.setattr(os, *advise, raising=False)
+    monkeypatch.setattr(os, "preadv", lambda *args: (calls.append("read"), preadv(*args))[1])
+    rows = np.array([7, 3, 3])
+    np.testing.assert_array_equal(one[rows], array[rows])
+    asked = [(128 + 48 * row, 48, os.POSIX_FADV_WILLNEED) for row in (7, 3, 3)]
+    assert calls == [*asked, "read", "read", "read"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_rows_are_read_where_nothing_can_be_asked_for(path, monkeypatch, there):
+    def refuse(*_):
+        raise OSError(29, "Illegal seek")
+
+    one = stored(path, np.arange(100))
+    if there:
+        monkeypatch.setattr(os, "posix_fadvise", refuse)
+    else:
+        monkeypatch.delattr(os, "posix_fadvise")
+    assert one[[5, 3]].tolist() == [5, 3]
+
+
 def test_it_is_closed_when_it_is_gone(path):
     one = stored(path, np.arange(10))
     number = one._file
