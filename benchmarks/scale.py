@@ -27,7 +27,6 @@ import os
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -39,7 +38,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import ROOT, versions
+from benchmarks.common import median_speed, train_until, versions
 from byol.command_line import command
 from byol.schedules import epoch_order
 from data import make_split, open_photos, packing, shards
@@ -51,7 +50,7 @@ from data.sources import find_source
 LABELS = 250
 TRAINING = (
     "--config configs/paper.toml --recipe small --optimizer sgd --image-size 32 --batch-size 128 "
-    f"--hidden-dim 256 --epochs 1 --labels {LABELS} --log-every 1"
+    f"--hidden-dim 256 --epochs 1 --labels {LABELS}"
 )
 
 
@@ -119,36 +118,28 @@ def in_fresh_process(function: Callable, *args):
         return pool.submit(function, *args).result()
 
 
-def memory_of_training(path: str, store_size: int, steps: int, folder: Path) -> dict[str, float]:
-    """Read the memory of train_byol.py, in GiB, until it has logged `steps` steps.
-
-    That is its peak, and what was last.
-    """
-    run, said = folder / "run", folder / "training.txt"
-    metrics = run / "metrics.jsonl"
-    command = [sys.executable, "train_byol.py", *TRAINING.split(), "--data", path]
+def train(folder: Path, store_size: int, steps: int) -> dict[str, float]:
+    """Train with the photos below `folder`; give its memory in GiB, peak and last, and speed."""
+    os.environ["BYOL_CACHE"] = str(folder / "cache")
     sides = ["--image-size", str(min(32, store_size)), "--store-size", str(store_size)]
-    command += [*sides, "--run-dir", str(run), "--out", str(run / "b.pt")]
-    peak = anonymous = mapped = 0
-    with open(said, "wb") as file:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
-    try:
-        while not metrics.exists() or metrics.read_bytes().count(b"\n") < steps:
-            if process.poll() is not None:
-                raise SystemExit(f"train_byol.py stopped too early:\n{said.read_text()}")
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            lines = dict(line.split(":", 1) for line in status.splitlines())
-            anonymous = int(lines.get("RssAnon", "0 kB").split()[0])
-            mapped = int(lines.get("RssFile", "0 kB").split()[0])
-            peak = max(peak, anonymous)
-            time.sleep(0.02)
-        process.terminate()  # SIGINT is ignored by what a shell runs in the background
-        process.wait(60)
-    finally:
-        process.kill()
-        process.wait()
-    kib = {"peak_rss_anon_gib": peak, "last_rss_anon_gib": anonymous, "last_rss_file_gib": mapped}
-    return {name: round(value / 2**20, 3) for name, value in kib.items()}
+    flags = [*TRAINING.split(), "--data", str(folder / "photos.tar"), *sides]
+    anonymous, mapped = [0], [0]
+
+    def look(process: int) -> None:
+        status = Path(f"/proc/{process}/status").read_text()
+        lines = dict(line.split(":", 1) for line in status.splitlines())
+        for name, values in (("RssAnon", anonymous), ("RssFile", mapped)):
+            values.append(int(lines.get(name, "0 kB").split()[0]))
+
+    speed = median_speed(train_until(steps, flags, folder, look))
+    shutil.rmtree(folder / "run")
+    kib = {
+        "peak_rss_anon_gib": max(anonymous),
+        "last_rss_anon_gib": anonymous[-1],
+        "last_rss_file_gib": mapped[-1],
+    }
+    of_memory = {name: round(value / 2**20, 3) for name, value in kib.items()}
+    return {**of_memory, "images_per_second": speed}
 
 
 def prepare(folder: Path, count: int, store_size: int, shard_bytes: int, rounds: int) -> dict:
@@ -164,16 +155,6 @@ def prepare(folder: Path, count: int, store_size: int, shard_bytes: int, rounds:
         "peak_gib_of_packing": round(peak, 3),
         **in_fresh_process(begin, str(path), store_size, rounds),
     }
-
-
-def train(folder: Path, store_size: int, steps: int) -> dict[str, float]:
-    """Train with the photos below `folder`; give memory, and the speed of all but a few steps."""
-    os.environ["BYOL_CACHE"] = str(folder / "cache")
-    memory = memory_of_training(str(folder / "photos.tar"), store_size, steps, folder)
-    lines = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
-    speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
-    shutil.rmtree(folder / "run")
-    return {**memory, "images_per_second": round(statistics.median(speeds[len(speeds) // 4 :]), 1)}
 
 
 @command

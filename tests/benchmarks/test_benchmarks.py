@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import predict
@@ -20,6 +21,7 @@ from benchmarks import (
     packing,
     peers,
     prediction,
+    reading,
     scale,
     speedrun,
     step_parts,
@@ -160,9 +162,60 @@ def test_packing_counts_photos_and_leaves_nothing_behind(photos, in_tmp, run):
     assert list(in_tmp.iterdir()) == []
 
 
+def test_reading_compares_the_kinds_of_packs(photos, in_tmp, run):
+    result = run(reading, "kinds", "--data", photos, "--store-sizes", 40, "--batch", 8,
+                 "--rounds", 2)  # fmt: skip
+    (size,) = result["sizes"]
+    assert (size["store_size"], size["photos"]) == (40, 44)
+    assert size["raw"]["mb_per_1000_photos"] == 4.8  # 3 x 40 x 40 bytes
+    assert size["jpeg"]["mb_per_1000_photos"] < 2.4
+    assert all(size[kind]["photos_per_second_of_a_core"] > 0 for kind in ("raw", "jpeg"))
+
+
+def test_reading_counts_what_comes_from_a_disk(in_tmp, run):
+    flags = ["--gb", 0.002, "--batch", 16, "--rounds", 4, "--photo-bytes", 5000, "--step-ms", 5]
+    (size,) = run(reading, "disk", *flags)["sizes"]
+    ways = {name: figures for name, figures in size.items() if isinstance(figures, dict)}
+    assert len(ways) == 7
+    for name, figures in ways.items():
+        assert figures["photos_per_second"] == pytest.approx(16e3 / figures["ms"], rel=0.5)
+        assert figures["mb_from_disk"] >= 0
+        assert name[:6] == "mapped" or figures["ms_of_a_step_with_the_next_read_ahead"] >= 5
+    assert not list(in_tmp.iterdir())
+
+
+def test_reading_reads_the_same_rows_in_each_way(tmp_path):
+    array = reading.write_noise(tmp_path / "a.npy", 5000, 200_000)
+    assert (len(array), len(np.unique(array[:][:, :8], axis=0))) == (40, 40)
+    rows = np.array([7, 3, 39, 0])
+    for name, read in reading.ways_to_read(tmp_path / "a.npy", array.shape).items():
+        out = np.empty((4, 5000), np.uint8)
+        read(rows, out)
+        expected = array[np.sort(rows) if "sorted" in name else rows]
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_reading_times_the_loop_of_both_kinds(in_tmp, run, monkeypatch):
+    (in_tmp / "train_byol.py").write_text(
+        TRAINER.replace("300_000_000", "1").replace(
+            "77.0", "float(sys.argv[sys.argv.index('--lr') + 1])"
+        )
+    )
+    monkeypatch.setattr("benchmarks.common.ROOT", in_tmp)
+    result = run(reading, "loop", "--data", "d", "--rounds", 1, "--steps", 2, "--lr", 7)
+    assert result["by_round"] == {"raw": [7], "jpeg": [7]}
+    assert (result["jpeg_times_raw"], result["flags"][-2:]) == (1, ["--lr", "7"])
+    assert [path.name for path in in_tmp.iterdir()] == ["train_byol.py"]
+
+
+def test_reading_trains_with_flags_that_there_are(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert parse(PretrainConfig, reading.SETTINGS)[0].stored_side == 72
+
+
 def test_scale_reads_the_memory_of_a_process_that_trains(in_tmp, run, monkeypatch):
     (in_tmp / "train_byol.py").write_text(TRAINER)
-    monkeypatch.setattr(scale, "ROOT", in_tmp)
+    monkeypatch.setattr("benchmarks.common.ROOT", in_tmp)
     monkeypatch.setattr(shards, "SHARD_BYTES", shards.SHARD_BYTES)  # which it sets
     monkeypatch.setattr(scale, "in_fresh_process", lambda function, *args: function(*args))
     scratch = in_tmp / "scratch"
