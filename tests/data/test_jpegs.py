@@ -209,6 +209,18 @@ def test_a_killed_packing_goes_on(small_shards, cache, tmp_path, encoded):
     assert not list(photos.folder.glob("shard-*"))
 
 
+@pytest.mark.hazard
+def test_a_packing_that_is_killed_again_and_again_ends(small_shards, cache, tmp_path):
+    content = pets(60)
+    folder = write_folder(tmp_path / "in", content)
+    random, kills = np.random.default_rng(0), 0
+    while kill_a_packing(folder, int(random.integers(5, 40)), kind="jpeg"):
+        kills += 1
+        assert kills < 40
+    assert kills > 3
+    is_as_by_pillow(opened(folder), content)
+
+
 @pytest.mark.parametrize("kinds", [("raw", "jpeg"), ("jpeg", "raw")])
 def test_what_a_packing_of_the_other_kind_left_is_not_taken(
     cache, tmp_path, monkeypatch, capsys, kinds
