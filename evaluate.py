@@ -155,8 +155,8 @@ def read_flags(argv: list[str] | None):
     each = "one for all, or one for each of --labels"
     add = parser.add_argument
     add("checkpoints", metavar="FILE", nargs="+", help="files that train_byol.py wrote")
-    add("--init", nargs="+", default=[], metavar="FILE", help="other weights to judge beside them: "
-        "imagenet (torchvision's), or files of a ResNet's state dict")  # fmt: skip
+    add("--init", nargs="+", default=[], metavar="FILE",
+        help="other weights to judge: imagenet (torchvision's), or state dicts")  # fmt: skip
     add("--curve", metavar="N", nargs="*",
         help="accuracy against the number of labels "
         f"[{' '.join(curve.COUNTS)}]")  # fmt: skip
