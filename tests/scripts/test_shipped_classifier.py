@@ -1,4 +1,4 @@
-"""The weights that lie in the repository: small, and right about photos."""
+"""The classifier that lies in the repository: small, and right about photos."""
 
 import csv
 import zipfile
