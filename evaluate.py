@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import math
 import sys
@@ -110,32 +111,58 @@ def main(argv: list[str] | None = None) -> None:
     }
     cells: list[table.Cell] = []
 
-    # ---- frozen: the features of all images once, then each label count and draw of the labels
+    # ---- frozen, then fine-tuned; what is finished is kept on the way
     started = time.perf_counter()
+    judge_all_frozen(cells, photos, [random, *judged], config, protocols, device, amp)
+    about["seconds_frozen"] = round(time.perf_counter() - started)
+    table_files.write(out, "unfinished", cells, about)
+    if args.fine_tune:
+        keep = functools.partial(table_files.write, out, "unfinished", cells, about)
+        fine_tune_all(
+            cells, out, photos, judged, random, config, protocols, supervised_epochs, keep
+        )
+    table_files.write(out, "table", cells, about)
+    table_files.remove(out, "unfinished")
+    print(table.markdown(cells, tested))
+    print("\n".join(printable(str(out / f"table.{kind}")) for kind in ("md", "json", "png")))
+
+
+def judge_all_frozen(cells, photos, all_weights, config, protocols, device, amp) -> None:
+    """Add the frozen cells of all weights, the first of which are random.
+
+    The features of all images are computed once, then used for each label count and draw.
+    """
     with_class = (photos.labels >= 0).nonzero()[0]
-    for weights in (random, *judged):
-        for seed in range(max(p.seeds for p in protocols) if weights is random else 1):
+    for weights in all_weights:
+        of_random = weights is all_weights[0]
+        for seed in range(max(p.seeds for p in protocols) if of_random else 1):
             bank = extract_bank(weights, seed, photos, with_class, config, device, amp)
             for protocol in protocols:
                 for draw in protocol.draws(weights, seed):
                     split = split_of(photos, config, protocol, draw)
                     judge_frozen(cells, bank, photos, split, weights, protocol, draw)
             bank = None  # it is large, and the next one comes
-    about["seconds_frozen"] = round(time.perf_counter() - started)
-    table_files.write(out, "unfinished", cells, about)
 
-    # ---- fine-tuned: the same label counts and draws, each a run of train_classifier.py
+
+def fine_tune_all(
+    cells, out, photos, judged, random, config, protocols, supervised_epochs, keep
+) -> None:
+    """Add the fine-tuned cells: the same label counts and draws, each a run of train_classifier.py.
+
+    keep: is called after each protocol of weights and representation. Raises `Stopped`.
+    """
+
     def tune(weights: Weights, representation: str, protocol: Protocol) -> None:
         for seed in range(protocol.seeds):
             fine_tune(cells, out, photos, weights, config, representation, protocol, seed)
-        table_files.write(out, "unfinished", cells, about)
+        keep()
 
     try:
-        for protocol in protocols if args.fine_tune else ():
+        for protocol in protocols:
             for weights in (*judged, random):
                 for representation in REPRESENTATIONS:
                     tune(weights, representation, protocol)
-        if args.fine_tune and supervised_epochs:
+        if supervised_epochs:
             most = max(protocols, key=lambda p: math.inf if p.count is None else p.count)
             supervised = dataclasses.replace(random, name=f"supervised, {supervised_epochs} epochs")
             tune(supervised, "avgpool", dataclasses.replace(most, epochs=supervised_epochs))
@@ -144,10 +171,6 @@ def main(argv: list[str] | None = None) -> None:
             f"what is finished is in {out / 'unfinished.md'}; the same command goes on",
             getattr(interrupt, "code", 130),
         ) from None
-    table_files.write(out, "table", cells, about)
-    table_files.remove(out, "unfinished")
-    print(table.markdown(cells, tested))
-    print("\n".join(printable(str(out / f"table.{kind}")) for kind in ("md", "json", "png")))
 
 
 def read_flags(argv: list[str] | None):

@@ -81,13 +81,9 @@ def read_flags(argv: list[str] | None):
     add = parser.add_argument
     add("weights", metavar="FILE", help="classifier.pt or byol.pt")
     add("--out", metavar="FILE", help="file to write [the name of the weights, .onnx or .pt2]")
-    add(
-        "--format",
-        choices=list(SUFFIXES),
-        metavar="X",
-        help="onnx, torch for torch.export, or "
-        "half for this project, in half precision [torch if --out ends in .pt2, else onnx]",
-    )
+    add("--format", choices=list(SUFFIXES), metavar="X", help="onnx, torch for torch.export, or "
+        "half for this project, in half precision "
+        "[torch if --out ends in .pt2, else onnx]")  # fmt: skip
     add("--overwrite", action="store_true", help="replace the file if it is there")
     return parser.parse_args(argv)
 

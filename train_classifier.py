@@ -163,14 +163,15 @@ def cross_validate(
             learned = labels.train[~of_fold]
             lesson = begin(classifier, config, pretrained, photos, labels, learned, device, amp)
             fit(classifier, config, photos, learned, some, lesson, device, amp, silent)
+            extract = classifier.extractor(device, amp)
             for share in folds.shares:
-                if config.freeze:
-                    unseen = features[of_fold.to(device)]
-                else:
-                    if config.begins_with_head:
-                        classifier.go_to(share)
-                    extract = classifier.extractor(device, amp)
-                    unseen = extract(classifier.encoder, photos, labels.train[of_fold])
+                if config.begins_with_head:
+                    classifier.go_to(share)
+                unseen = (
+                    features[of_fold.to(device)]
+                    if config.freeze
+                    else extract(classifier.encoder, photos, labels.train[of_fold])
+                )
                 scores = classifier.folded_head()(unseen)
                 folds.note(repeat, of_fold, scores, config.rate_flag, share)
             folds.save(run.folder, run.settings)
