@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     # ---- networks, optimizer, views
     torch.manual_seed(config.seed)
     encoder = load_encoder(start, config.init) if start else Encoder(config.arch, config.stem)
-    model = BYOL(encoder, config.hidden_dim, config.projection_dim, config.trained_blocks)
+    heads = config.hidden_dim, config.projection_dim
+    model = BYOL(encoder, *heads, config.trained_blocks, config.whitening)
     prepare(model, device)
     scaler = LossScaler(device, amp)
     groups = parameter_groups(model, encoder if start else None)
@@ -98,7 +99,8 @@ def main(argv: list[str] | None = None) -> None:
                 view1, view2 = two_views(micro_batch, step)  # (N, 3, S, S) each
                 losses, spreads = backward(view1, view2)  # (P,) each, one for each output
                 log.note(losses, spreads)
-            distributed.average_gradients(model, log.results[-config.accumulate :])
+            of_step = log.results[-config.accumulate :]
+            distributed.average_gradients(model, [*of_step, *model.statistics])
             scaler.step(optimizer)
             model.update_target(schedule.tau(step))
             log.after_step(step + 1)  # a line of metrics.jsonl, if one is due
@@ -131,9 +133,10 @@ def describe_run(config: PretrainConfig, model: BYOL, schedule, device: str, bat
     start = "" if config.init == "random" else f" from {printable(config.init)}"
     changes += ", photos in grey" if config.channels == "grey" else ""
     place = ", photos in its memory" if batches.on_gpu else ""
+    whitened = f", targets whitened ({config.whitening:g})" if config.whitening else ""
     return (
         f"model       {config.arch} ({config.stem} stem){start}, {of_encoder:.1f} M weights; "
-        f"{trained:.1f} M with the heads on {', '.join(model.outputs)}\n"
+        f"{trained:.1f} M with the heads on {', '.join(model.outputs)}{whitened}\n"
         f"device      {device}{place}\n"
         f"views       {config.view_side} px, from {batches.photos.describe_shape()} px, recipe "
         f"{config.recipe}{changes}\n"

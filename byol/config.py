@@ -242,6 +242,10 @@ class PretrainConfig(Shared):
     tau0: float = option(
         0.97, "method", "tau of the target's moving average at the start", low=0, high=1
     )
+    whitening: float = option(
+        0.0, "method", "whiten the target's projections, with this part of their variance added in "
+        "each direction; 0: leave them, as the paper does", low=0, high=1,
+    )  # fmt: skip
     epochs: int = option(240, "schedule", "passes over the unlabelled images", low=1)
     batch_size: int = option(256, "schedule", "images per optimizer step", low=2)
     optimizer: str = option("sgd", "schedule", "optimizer", choices=tuple(OPTIMIZERS))

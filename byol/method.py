@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from byol.encoder import Encoder
+from byol.whitening import Whitening
 
 
 class BYOL(nn.Module):
@@ -28,6 +29,8 @@ class BYOL(nn.Module):
 
     `inner_blocks` {name: grid} names blocks of the encoder (see `Encoder.outputs`). Each of them,
     as the representation itself, has a projector, a predictor and a loss of its own.
+
+    `whitening` above 0 whitens the target's projections (see `Whitening`); 0 is the paper's way.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class BYOL(nn.Module):
         hidden_dim: int = 4096,
         projection_dim: int = 256,
         inner_blocks: dict[str, int] | None = None,
+        whitening: float = 0.0,
     ):
         super().__init__()
         self.inner_blocks = inner_blocks or {}
@@ -47,6 +51,7 @@ class BYOL(nn.Module):
         self.predictors = nn.ModuleList(mlp_head(projection_dim, *sizes) for _ in widths)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projectors = frozen_copy(self.projectors)
+        self.whitening = Whitening(len(widths), projection_dim, whitening) if whitening else None
 
     def forward(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
         """Two views (N, 3, H, W) -> (losses, spreads), each (P,): one for each of `outputs`.
@@ -59,6 +64,8 @@ class BYOL(nn.Module):
     def terms(self, view1: Tensor, view2: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         """Pair each view with what it has to predict: the target's projections of the other."""
         target1, target2 = self.target_projections(view1), self.target_projections(view2)
+        if self.whitening:
+            target1, target2 = self.whitening(target1, target2)
         return [(view1, target2), (view2, target1)]
 
     @torch.no_grad()
@@ -106,6 +113,13 @@ class BYOL(nn.Module):
         """Move the target towards the online network. Call it after `optimizer.step()`."""
         ema_update(self.target_encoder, self.encoder, tau)
         ema_update(self.target_projectors, self.projectors, tau)
+        if self.whitening:
+            self.whitening.refresh()
+
+    @property
+    def statistics(self) -> list[Tensor]:
+        """What several processes average after a step, beside gradients."""
+        return [self.whitening.moments] if self.whitening else []
 
 
 def mlp_head(in_dim: int, hidden_dim: int = 4096, out_dim: int = 256) -> nn.Sequential:

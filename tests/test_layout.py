@@ -12,6 +12,7 @@ import pytest
 LAYERS = (
     ("byol", "byol.errors", "byol.files", "byol.progress"),
     ("byol.encoder",),
+    ("byol.whitening",),
     ("byol.method", "byol.schedules", "byol.optim"),
     ("byol.hardware",),
     ("byol.views",),
@@ -24,7 +25,7 @@ LAYERS = (
     ("experiments",),
 )
 # All of the project that these may import, beside their own folder.
-ONLY = {"byol.method": ("byol.encoder",), "data": ("byol.errors", "byol.files")}
+ONLY = {"byol.method": ("byol.encoder", "byol.whitening"), "data": ("byol.errors", "byol.files")}
 FOLDERS = ("byol", "data", "benchmarks", "experiments")
 
 

@@ -23,7 +23,9 @@ class OnePassBYOL(BYOL):
         """Give one term: both views (2N, 3, H, W), with the target's projections of the others."""
         both = torch.cat([view1, view2])
         halves = (projections.chunk(2) for projections in self.target_projections(both))
-        return [(both, [torch.cat([target2, target1]) for target1, target2 in halves])]
+        targets = zip(*halves, strict=True)  # of view 1 and of view 2, P each
+        target1, target2 = self.whitening(*targets) if self.whitening else targets
+        return [(both, [torch.cat(pair) for pair in zip(target2, target1, strict=True)])]
 
     def predict(self, view: Tensor, targets: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Predict `targets` from both views: (losses, spreads), each (P,); a loss is in 0..8.

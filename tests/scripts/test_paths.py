@@ -162,8 +162,9 @@ def test_cuda_is_never_waited_for_in_the_loop(run, monkeypatch, where, graph, op
                 yield number, batch
 
     monkeypatch.setattr(train_byol, "Batches", Strict)
+    flags = ["--amp", amp, "--photos-in", where, "--optimizer", optimizer, "--whitening", "0.01"]
     try:
-        run("--device", "cuda", "--amp", amp, "--photos-in", where, "--optimizer", optimizer, graph)
+        run("--device", "cuda", *flags, graph)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -186,7 +187,7 @@ def test_a_cuda_graph_gives_the_same_loss(run, monkeypatch, amp):
         cuda_graph, "RecordedBackward", lambda *a: made.append(a[1]) or RecordedBackward(*a)
     )
     blocks = ["--losses", "multi", "--inner-grids", "1", "2"]
-    flags = ["--device", "cuda", "--amp", amp, *blocks, "--view-size", "24"]
+    flags = ["--device", "cuda", "--amp", amp, *blocks, "--view-size", "24", "--whitening", "0.01"]
     recorded = run(*flags, "--cuda-graph")
     assert made == [(32, 3, 24, 24)]
     plain = run(*flags, "--no-cuda-graph")

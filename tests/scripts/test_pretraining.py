@@ -232,6 +232,19 @@ def test_resume_gives_the_result_of_an_unbroken_run(pretrain, narrow_run, capsys
     assert stopped == whole
 
 
+def test_resume_with_whitened_targets_goes_on_with_their_statistics(pretrain):
+    flags = "--whitening", "0.01"
+    whole, stopped = (["--run-dir", name, "--out", f"{name}.pt"] for name in ("whole", "stopped"))
+    assert pretrain(*flags, *whole) == 0
+    with signal_after(3, signal.SIGINT):
+        assert pretrain(*flags, *stopped) == 130
+    assert pretrain(*flags, *stopped, "--resume") == 0
+    ours, theirs = (checkpoint.load(Path(name, "last.pt"), checkpoint.TRAINING)["model"]
+                    for name in ("whole", "stopped"))  # fmt: skip
+    assert ours["whitening.batches"] == 6
+    assert_same(ours, theirs)
+
+
 def test_a_run_is_lengthened_by_epochs_on_resume(pretrain, tiny, capsys):
     """Stopped at step 4 of 6 it goes on to 9, and finished there to 12, by their schedules."""
     small = ["--labels", "20", "--batch-size", "4", "--save-every", "60"]  # three steps an epoch

@@ -52,7 +52,7 @@ def same_steps(one: str, other: str, steps: int = 20, within: float = 1e-4) -> N
     """Compare the losses of all steps, and the encoders."""
     ours, theirs = (read_jsonl(f"{name}/metrics.jsonl") for name in (one, other))
     assert len(ours) == len(theirs) == steps
-    assert ours[0]["loss"] - ours[-1]["loss"] > 0.1  # it learns meanwhile
+    assert abs(ours[0]["loss"] - ours[-1]["loss"]) > 0.1  # it moves; whitened targets get harder
     for row, its in zip(ours, theirs, strict=True):
         assert row.keys() == its.keys()
         for name in row:
@@ -74,9 +74,10 @@ def same_files(one: str, other: str) -> None:
         assert ours[part].keys() == theirs[part].keys()
 
 
-def test_steps_of_two_processes_are_those_of_one(run, in_float64):
+@pytest.mark.parametrize("more", [[], ["--whitening", "0.01"]], ids=["plain", "whitened"])
+def test_steps_of_two_processes_are_those_of_one(run, in_float64, more):
     """With losses on inner blocks, and accumulated."""
-    flags = [*OF_16, *MULTI, "--epochs", "3"]
+    flags = [*OF_16, *MULTI, "--epochs", "3", *more]
     assert run("one", *flags) == 0
     assert in_processes(2, run, "two", *flags) == [0, 0]
     same_steps("one", "two", steps=6)
