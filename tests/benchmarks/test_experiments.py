@@ -16,7 +16,7 @@ import train_classifier
 from byol.command_line import parse
 from byol.config import PretrainConfig
 from byol.evaluation import linear_and_knn
-from experiments import calibration, pretraining
+from experiments import calibration, pretraining, target_directions
 
 LISTS = ("recipes_64.toml", "recipes_cifar10.toml")
 CHILD = """
@@ -211,3 +211,13 @@ def test_calibration_is_measured_on_what_the_classifier_did_not_see(photos, in_t
     assert lines[0].startswith("| 16 photos of ")
     assert len([line for line in lines if "calibration error at temperature" in line]) == 2
     assert any("more unlike than a photo of --data" in line for line in lines)
+
+
+def test_directions_of_unit_vectors_along_three_axes():
+    """80, 16 and 4 of 100 along an axis each, both ways; along the third the views disagree."""
+    half = torch.eye(4)[[0] * 40 + [1] * 8 + [2] * 2]
+    one = torch.cat([half, -half])
+    other = 3 * one * torch.tensor([1, 1, -1, 1])
+    counts, agreement = target_directions.directions(one, other)
+    assert counts == [2, 3, 3]
+    assert agreement[:3] == pytest.approx([1, 1, -1])
