@@ -161,8 +161,9 @@ def _modernise(content: dict, kind: str, path: Path) -> dict:
             "gone; start anew in another --run-dir"
         )
     content = {**content, "config": modern_settings(settings)}
-    if kind == TRAINING:  # they began with random weights
-        content["config"] = {"weights": "random", "head_epochs": 1.0, **content["config"]}
+    if kind == TRAINING:  # they began with random weights, and left targets as they were
+        then = {"weights": "random", "head_epochs": 1.0, "whitening": 0.0}
+        content["config"] = {**then, **content["config"]}
     if kind == TRAINING and "log" not in content:
         kept = ("results", "seconds", "history")
         content["log"] = {key: content.pop(key) for key in kept if key in content}
