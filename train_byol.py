@@ -65,8 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     # ---- networks, optimizer, views
     torch.manual_seed(config.seed)
     encoder = load_encoder(start, config.init) if start else Encoder(config.arch, config.stem)
-    heads = config.hidden_dim, config.projection_dim
-    model = BYOL(encoder, *heads, config.trained_blocks, config.whitening)
+    model = BYOL(
+        encoder, config.hidden_dim, config.projection_dim, config.trained_blocks, config.whitening
+    )
     prepare(model, device)
     scaler = LossScaler(device, amp)
     groups = parameter_groups(model, encoder if start else None)

@@ -47,8 +47,9 @@ def build_model(config: PretrainConfig, device: torch.device) -> BYOL:
     check_inner_blocks(config.trained_blocks, config.arch, config.stem, config.view_side)
     torch.manual_seed(0)
     encoder = Encoder(config.arch, config.stem)
-    heads = config.hidden_dim, config.projection_dim
-    model = BYOL(encoder, *heads, config.trained_blocks, config.whitening)
+    model = BYOL(
+        encoder, config.hidden_dim, config.projection_dim, config.trained_blocks, config.whitening
+    )
     return prepare(model, device)
 
 

@@ -4,7 +4,7 @@ In BYOL's short runs the target's projections come to lie in few directions: in 
 eight of 256 held 99.9 % of the variance. What else two views share, as the network still saw, had
 next to no part in the loss. Whitened, each direction counts about alike. In the terms of Zhuo et
 al. (arXiv 2303.02387, section 5) this is a high-pass filter of the target; the whitening matrix is
-a Cholesky factor's inverse, as in W-MSE (Ermolov et al., arXiv 2007.06346, section 3).
+a Cholesky factor's inverse, as in W-MSE (Ermolov et al., arXiv 2007.06346).
 """
 
 from __future__ import annotations

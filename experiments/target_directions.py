@@ -21,14 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.common import build_model
 from byol.command_line import command
 from byol.config import PretrainConfig
-from byol.encoder import Encoder
 from byol.evaluation.looked_at import spread
 from byol.hardware.batches import Batch, gather
 from byol.hardware.device import pick_device
-from byol.hardware.step import prepare
-from byol.method import BYOL
 from byol.run.checkpoint import load_state
 from byol.views.augment import TwoViews
 from data import make_split, open_photos
@@ -48,11 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     state = load_state(run_dir)
     config = PretrainConfig(**json.loads((run_dir / "config.json").read_text(encoding="utf-8")))
     device = pick_device(config.device)
-    heads = config.hidden_dim, config.projection_dim
-    encoder = Encoder(config.arch, config.stem)
-    model = BYOL(encoder, *heads, config.trained_blocks, config.whitening)
+    model = build_model(config, device).train()
     model.load_state_dict(state["model"])
-    prepare(model, device).train()
 
     photos = open_photos(**config.reading)
     split = make_split(photos, config.labels, config.holdout, config.split_seed)

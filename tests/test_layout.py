@@ -11,8 +11,7 @@ import pytest
 # Lowest first. An import points to the same folder or to a lower layer, never up or sideways.
 LAYERS = (
     ("byol", "byol.errors", "byol.files", "byol.progress"),
-    ("byol.encoder",),
-    ("byol.whitening",),
+    ("byol.encoder", "byol.whitening"),
     ("byol.method", "byol.schedules", "byol.optim"),
     ("byol.hardware",),
     ("byol.views",),
